@@ -1,0 +1,103 @@
+//! The interface between the language server and whatever generates text.
+//!
+//! The in-process engine is one implementation; a scripted one drives the protocol tests; a client of
+//! a remote server can be another.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::sync::mpsc;
+
+use crate::request::{Event, FinishReason, Request, SubmitError, Usage};
+use crate::tokenizer::Tokenizer;
+
+/// Something that continues token sequences.
+pub trait Generator: Send + Sync {
+    /// What is known of the model behind it.
+    fn model(&self) -> &ModelInfo;
+
+    /// Starts a generation. Returns at once; dropping the [`Generation`] cancels it.
+    ///
+    /// # Errors
+    /// When the request cannot be served; see [`SubmitError`].
+    fn submit(&self, request: Request) -> Result<Generation, SubmitError>;
+}
+
+/// What a caller needs to know to build prompts for a model.
+#[derive(Clone)]
+pub struct ModelInfo {
+    /// Name for people: the directory's name, or `nano (embedded)`.
+    pub name: String,
+    /// Backend and weights in a few words, for status messages: `cpu (avx512), AWQ int4 g128`.
+    pub description: String,
+    /// Longest prompt plus output in tokens.
+    pub max_model_len: usize,
+    /// Number of token ids.
+    pub vocab_size: usize,
+    /// The model's tokenizer; `None` for a bare checkpoint, which only `inspect` can use.
+    pub tokenizer: Option<Arc<Tokenizer>>,
+}
+
+/// A running generation: a stream of [`Event`]s. Dropping it cancels the work within one step.
+#[derive(Debug)]
+pub struct Generation {
+    events: mpsc::UnboundedReceiver<Event>,
+    cancelled: Arc<AtomicBool>,
+    finished: bool,
+}
+
+impl Generation {
+    /// A connected pair: the generator keeps the sender. The channel is unbounded because
+    /// `max_tokens` bounds what can be in it.
+    pub fn channel() -> (GenerationSender, Generation) {
+        let (sender, events) = mpsc::unbounded_channel();
+        let cancelled = Arc::new(AtomicBool::new(false));
+        let generation = Generation { events, cancelled: Arc::clone(&cancelled), finished: false };
+        (GenerationSender { events: sender, cancelled }, generation)
+    }
+
+    /// The next event, or `None` after the last. A generator that vanished counts as failed.
+    pub async fn next(&mut self) -> Option<Event> {
+        let event = if self.finished { return None } else { self.events.recv().await };
+        Some(self.note(event))
+    }
+
+    /// [`next`](Self::next) for code outside an async runtime.
+    pub fn blocking_next(&mut self) -> Option<Event> {
+        let event = if self.finished { return None } else { self.events.blocking_recv() };
+        Some(self.note(event))
+    }
+
+    fn note(&mut self, event: Option<Event>) -> Event {
+        let event = event.unwrap_or_else(|| {
+            Event::Finished(FinishReason::Failed("the engine stopped".into()), Usage::default())
+        });
+        self.finished = matches!(event, Event::Finished(..));
+        event
+    }
+}
+
+impl Drop for Generation {
+    fn drop(&mut self) {
+        self.cancelled.store(true, Ordering::Release);
+    }
+}
+
+/// The generator's end of a [`Generation`].
+#[derive(Debug)]
+pub struct GenerationSender {
+    events: mpsc::UnboundedSender<Event>,
+    cancelled: Arc<AtomicBool>,
+}
+
+impl GenerationSender {
+    /// Sends an event; a receiver that is gone is not an error.
+    pub fn send(&self, event: Event) {
+        let _ = self.events.send(event);
+    }
+
+    /// Whether the receiver was dropped.
+    pub fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::Acquire)
+    }
+}

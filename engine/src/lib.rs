@@ -1,0 +1,17 @@
+//! Redstart's engine: tokens in, tokens out.
+//!
+//! A [`Checkpoint`](checkpoint::Checkpoint) (a Hugging Face directory, or the same bytes embedded in
+//! a binary) becomes a [`Backend`](backend::Backend): weights repacked for one device, a paged KV
+//! cache, and one function that runs a [`StepPlan`](step_plan::StepPlan). One thread owns the backend
+//! and runs the [`Scheduler`](scheduler::Scheduler): it batches sequences, splits long prompts into
+//! chunks, reuses cached prefixes and streams tokens to whoever asked, through
+//! [`Generator`](generator::Generator), the only thing the rest of Redstart sees.
+//!
+//! The words are the field's: block, block table, prefix index, sequence, step plan, prefill, decode.
+//! This crate knows no editor and no prompt.
+
+pub mod backend;
+pub mod generator;
+pub mod request;
+pub mod step_plan;
+pub mod tokenizer;

@@ -1,0 +1,2 @@
+//! The `redstart` command.
+fn main() {}
