@@ -5,5 +5,9 @@
 //! [`server`]; the assistant knows ropes and byte offsets only.
 
 pub mod assistant;
+pub mod document;
+pub mod encoding;
 pub mod model;
+pub mod server;
+pub mod settings;
 pub mod snapshot;
