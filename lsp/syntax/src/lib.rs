@@ -13,10 +13,14 @@
 //! Everything is pure: no I/O, no clock but the parser's time budget. Offsets are bytes, lines are zero-based, and line
 //! ends are `\n`, `\r\n` and `\r` as in the Language Server Protocol.
 
+mod brackets;
 pub mod caret;
 pub mod function;
 pub mod language;
 mod lexer;
+mod repetition;
 pub mod scope;
+pub mod shape;
+pub mod stop;
 pub mod tree;
 pub mod trigger;
