@@ -93,7 +93,12 @@ impl Document {
     /// A document as the editor opened it.
     pub fn new(snapshot: Snapshot) -> Self {
         let binary = snapshot.text.chunks().any(|chunk| chunk.contains('\0'));
-        Self { snapshot, out_of_step: None, binary, recent: VecDeque::new() }
+        Self {
+            snapshot,
+            out_of_step: None,
+            binary,
+            recent: VecDeque::new(),
+        }
     }
 
     /// The text as it is now.
@@ -143,7 +148,8 @@ impl Document {
 
     /// Sets the document aside because a change of it could not be read.
     pub fn lost_change(&mut self, problem: String) {
-        self.out_of_step.get_or_insert(ImpossibleEdit::Malformed(problem));
+        self.out_of_step
+            .get_or_insert(ImpossibleEdit::Malformed(problem));
     }
 
     /// Compares with the text the editor saved, which is the truth. Returns the lines replaced, if it
@@ -182,7 +188,10 @@ impl Document {
     /// The lines touched since `version`, oldest first; `None` when that is too long ago to know.
     pub fn line_edits_since(&self, version: i32) -> Option<Vec<LineEdit>> {
         let reaches_back = self.recent.len() < REMEMBERED_EDITS
-            || self.recent.front().is_some_and(|(oldest, _)| *oldest <= version);
+            || self
+                .recent
+                .front()
+                .is_some_and(|(oldest, _)| *oldest <= version);
         let newer = self.recent.iter().filter(|(edited, _)| *edited > version);
         reaches_back.then(|| newer.map(|(_, edit)| edit.clone()).collect())
     }
@@ -192,7 +201,10 @@ impl Document {
         self.snapshot.replace_text(Rope::from_str(text));
         self.out_of_step = None;
         self.binary = text.contains('\0');
-        LineEdit { old, new: 0..self.snapshot.text.len_lines() }
+        LineEdit {
+            old,
+            new: 0..self.snapshot.text.len_lines(),
+        }
     }
 
     fn splice(
@@ -204,11 +216,17 @@ impl Document {
         let text = &self.snapshot.text;
         let bytes = encoding.byte_of(text, range.start)?..encoding.byte_of(text, range.end)?;
         if range.end < range.start || bytes.end < bytes.start {
-            return Err(ImpossibleEdit::Backwards { start: range.start, end: range.end });
+            return Err(ImpossibleEdit::Backwards {
+                start: range.start,
+                end: range.end,
+            });
         }
         let old = touched_lines(text, &bytes, inserted);
         let lines_before = text.len_lines();
-        self.snapshot.edit(&TextEdit { bytes, inserted: inserted.to_owned() });
+        self.snapshot.edit(&TextEdit {
+            bytes,
+            inserted: inserted.to_owned(),
+        });
         self.binary |= inserted.contains('\0');
         // Counted on the whole text: an edit can join or split a `\r\n`.
         let new_end = (old.end + self.snapshot.text.len_lines()).saturating_sub(lines_before);
@@ -249,7 +267,8 @@ pub struct Documents {
 impl Documents {
     /// Adds a document; one with the same URI is replaced.
     pub fn open(&mut self, snapshot: Snapshot) {
-        self.open.insert(Arc::clone(&snapshot.uri), Document::new(snapshot));
+        self.open
+            .insert(Arc::clone(&snapshot.uri), Document::new(snapshot));
     }
 
     /// Forgets a document.

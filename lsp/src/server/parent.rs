@@ -26,26 +26,20 @@ fn parent_id() -> Option<u32> {
     None
 }
 
-#[cfg(unix)]
+/// Whether a process runs, where the system says so in `/proc`. Elsewhere a change of parent and the
+/// end of stdin have to tell.
+#[cfg(target_os = "linux")]
 fn is_alive(id: u32) -> bool {
-    let Some(pid) = i32::try_from(id).ok().and_then(rustix::process::Pid::from_raw) else {
-        return false;
-    };
-    // Not being allowed to signal a process proves that it exists.
-    let exists = rustix::process::test_kill_process(pid) != Err(rustix::io::Errno::SRCH);
-    exists && !is_zombie(id)
+    match std::fs::read_to_string(format!("/proc/{id}/stat")) {
+        // Ended, but not yet collected by its own parent. Its name may itself hold parentheses.
+        Ok(stat) => !stat
+            .rsplit_once(") ")
+            .is_some_and(|(_, state)| state.starts_with(['Z', 'X'])),
+        Err(error) => error.kind() != std::io::ErrorKind::NotFound,
+    }
 }
 
-/// Ended, but not yet collected by its own parent.
-#[cfg(unix)]
-fn is_zombie(id: u32) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
-    // The name in parentheses may itself hold parentheses.
-    stat.rsplit_once(") ").is_some_and(|(_, state)| state.starts_with('Z'))
-}
-
-/// The end of stdin is what tells there.
-#[cfg(not(unix))]
+#[cfg(not(target_os = "linux"))]
 fn is_alive(_id: u32) -> bool {
     true
 }

@@ -36,7 +36,13 @@ pub(super) enum Channel {
 impl ProgressBoard {
     pub(super) fn new(client: Client, outbox: Outbox) -> Self {
         let background = Background::default();
-        Self { client, outbox, background, cancels: Arc::default(), started: Mutex::new(0) }
+        Self {
+            client,
+            outbox,
+            background,
+            cancels: Arc::default(),
+            started: Mutex::new(0),
+        }
     }
 
     /// Starts progress. The second result resolves when the user cancels; never if they cannot.
@@ -65,7 +71,9 @@ impl ProgressBoard {
                 token: token.clone(),
                 title: title.to_owned(),
                 cancellable,
-                state: Mutex::new(State::Unagreed { message: message.to_owned() }),
+                state: Mutex::new(State::Unagreed {
+                    message: message.to_owned(),
+                }),
             }),
             cancels: Arc::clone(&self.cancels),
         };
@@ -111,7 +119,9 @@ struct Shared {
 
 enum State {
     /// Waiting for the client to agree to the token.
-    Unagreed { message: String },
+    Unagreed {
+        message: String,
+    },
     Shown,
     Ended,
 }
@@ -167,6 +177,9 @@ impl Shared {
 
     fn send(&self, value: &impl serde::Serialize) {
         let value = serde_json::to_value(value).unwrap_or(Value::Null);
-        self.outbox.notify::<ProgressNotification>(ProgressParams { token: self.token.clone(), value });
+        self.outbox.notify::<ProgressNotification>(ProgressParams {
+            token: self.token.clone(),
+            value,
+        });
     }
 }

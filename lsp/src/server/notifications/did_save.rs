@@ -11,12 +11,19 @@ pub(in crate::server) async fn did_save(
     server: &Server,
     params: Lenient<DidSaveTextDocumentParams>,
 ) {
-    let Lenient::Read(params) = params else { return };
-    let (uri, Some(text)) = (params.text_document.uri.0, params.text) else { return };
+    let Lenient::Read(params) = params else {
+        return;
+    };
+    let (uri, Some(text)) = (params.text_document.uri.0, params.text) else {
+        return;
+    };
     let mut workspace = lock(&server.workspace);
-    let Some(document) = workspace.documents.get_mut(&uri) else { return };
+    let Some(document) = workspace.documents.get_mut(&uri) else {
+        return;
+    };
     if let Some(edit) = document.saved(&text) {
-        let message = format!("{uri} was out of step with the editor; the saved text replaces ours");
+        let message =
+            format!("{uri} was out of step with the editor; the saved text replaces ours");
         server.outbox.log(MessageType::Warning, message);
         if workspace.findings.edited(&uri, &[edit]) {
             server.publish(&workspace, &uri);

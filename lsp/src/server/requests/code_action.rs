@@ -38,7 +38,9 @@ pub(in crate::server) async fn code_action(
     let uri = &params.text_document.uri.0;
     let start = position(params.range.start);
     let place = lock(&server.workspace).place(uri, start, server.profile().encoding);
-    let Ok((snapshot, caret)) = place else { return Ok(None) };
+    let Ok((snapshot, caret)) = place else {
+        return Ok(None);
+    };
     let only = params.context.only.as_deref();
     let mut actions = Vec::new();
     if wanted(only, &CodeActionKind::QuickFix) {
@@ -52,7 +54,12 @@ pub(in crate::server) async fn code_action(
         tokio::task::yield_now().await;
         actions.extend(review_action(server, &snapshot, caret));
     }
-    Ok(Some(actions.into_iter().map(CodeActionResponse::CodeAction).collect()))
+    Ok(Some(
+        actions
+            .into_iter()
+            .map(CodeActionResponse::CodeAction)
+            .collect(),
+    ))
 }
 
 /// Whether the client wants actions of `kind`; kinds are paths, and asking for one asks for all below.
@@ -61,7 +68,9 @@ fn wanted(only: Option<&[CodeActionKind]>, kind: &CodeActionKind) -> bool {
     only.is_none_or(|only| {
         only.iter().map(CodeActionKind::as_str).any(|asked| {
             asked.is_empty()
-                || kind.strip_prefix(asked).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+                || kind
+                    .strip_prefix(asked)
+                    .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
         })
     })
 }
@@ -99,13 +108,11 @@ pub(super) fn can_review(server: &Server) -> std::result::Result<(), String> {
     }
 }
 
-fn for_findings(
-    server: &Server,
-    uri: &str,
-    touched: std::ops::Range<usize>,
-) -> Vec<CodeAction> {
+fn for_findings(server: &Server, uri: &str, touched: std::ops::Range<usize>) -> Vec<CodeAction> {
     let workspace = lock(&server.workspace);
-    let Some(document) = workspace.documents.get(uri) else { return Vec::new() };
+    let Some(document) = workspace.documents.get(uri) else {
+        return Vec::new();
+    };
     let snapshot = document.snapshot();
     let profile = server.profile();
     let mut actions = Vec::new();
@@ -122,8 +129,13 @@ fn for_findings(
         };
         let summary = summary(&held.finding.message);
         if held.finding.replacement.is_some() {
-            let data = FixData { uri: uri.to_owned(), finding: held.id };
-            let edit = (!profile.resolves_edits).then(|| fix(held, snapshot, profile)).flatten();
+            let data = FixData {
+                uri: uri.to_owned(),
+                finding: held.id,
+            };
+            let edit = (!profile.resolves_edits)
+                .then(|| fix(held, snapshot, profile))
+                .flatten();
             actions.push(CodeAction {
                 edit,
                 data: serde_json::to_value(data).ok(),
@@ -151,7 +163,10 @@ fn command(title: &str, command: &str, arguments: Vec<serde_json::Value>) -> Com
 }
 
 fn tags(server: &Server) -> Option<Vec<CodeActionTag>> {
-    server.profile().action_tags.then(|| vec![CodeActionTag::LLMGenerated])
+    server
+        .profile()
+        .action_tags
+        .then(|| vec![CodeActionTag::LLMGenerated])
 }
 
 /// The first sentence or so of a message, for a menu.
@@ -171,7 +186,8 @@ mod tests {
     #[test]
     fn asking_for_a_kind_asks_for_those_below_it() {
         let review = CodeActionKind::Custom(REVIEW_KIND.into());
-        let asks = |only: &'static str| wanted(Some(&[CodeActionKind::Custom(only.into())]), &review);
+        let asks =
+            |only: &'static str| wanted(Some(&[CodeActionKind::Custom(only.into())]), &review);
         assert!(wanted(None, &review));
         assert!(asks("redstart") && asks("redstart.review") && asks(""));
         assert!(!asks("red") && !asks("redstart.review.deep") && !asks("quickfix"));

@@ -3,8 +3,8 @@
 use ropey::Rope;
 use tower_lsp::gen_lsp_types::{
     CompletionItem, CompletionItemKind, CompletionItemTextEdit, CompletionList, CompletionParams,
-    CompletionResponse, Documentation, InsertTextFormat, InsertTextMode,
-    MarkupContent, MarkupKind, TextEdit,
+    CompletionResponse, Documentation, InsertTextFormat, InsertTextMode, MarkupContent, MarkupKind,
+    TextEdit,
 };
 use tower_lsp::jsonrpc::Result;
 
@@ -37,7 +37,11 @@ pub(in crate::server) async fn completion(
     Ok(found.map(|(snapshot, suggestion)| {
         let item = item(&snapshot, caret, &suggestion, server.profile().encoding);
         // Incomplete: the next key asks again instead of filtering this entry.
-        let list = CompletionList { is_incomplete: true, items: vec![item], ..Default::default() };
+        let list = CompletionList {
+            is_incomplete: true,
+            items: vec![item],
+            ..Default::default()
+        };
         CompletionResponse::CompletionList(list)
     }))
 }
@@ -52,8 +56,15 @@ fn item(
     // From the start of the word, as editors match what is typed of it with the filter text.
     let start = word_start(text, caret).min(suggestion.range.start);
     let typed = text.byte_slice(start..caret).to_string();
-    let new_text = format!("{}{}", text.byte_slice(start..suggestion.range.start), suggestion.text);
-    let first_line = new_text.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
+    let new_text = format!(
+        "{}{}",
+        text.byte_slice(start..suggestion.range.start),
+        suggestion.text
+    );
+    let first_line = new_text
+        .lines()
+        .find(|line| !line.trim().is_empty())
+        .unwrap_or_default();
     let rest = new_text.strip_prefix(typed.as_str()).unwrap_or(&new_text);
     let filter_text = format!("{typed}{}", rest.lines().next().unwrap_or_default());
     CompletionItem {
@@ -109,11 +120,20 @@ mod tests {
     use super::*;
     use crate::assistant::SuggestionStats;
 
-    fn item_for(text: &str, caret: usize, range: std::ops::Range<usize>, new: &str) -> CompletionItem {
+    fn item_for(
+        text: &str,
+        caret: usize,
+        range: std::ops::Range<usize>,
+        new: &str,
+    ) -> CompletionItem {
         let text = Rope::from_str(text);
         let snapshot = Snapshot::new("file:///x.py", PathBuf::from("x.py"), "python", 1, text);
         let stats = SuggestionStats::default();
-        let suggestion = Suggestion { range, text: new.to_owned(), stats };
+        let suggestion = Suggestion {
+            range,
+            text: new.to_owned(),
+            stats,
+        };
         item(&snapshot, caret, &suggestion, PositionEncoding::Utf8)
     }
 
@@ -121,7 +141,11 @@ mod tests {
         let Some(CompletionItemTextEdit::TextEdit(edit)) = &item.text_edit else {
             panic!("a plain text edit")
         };
-        (edit.range.start.character, edit.range.end.character, &edit.new_text)
+        (
+            edit.range.start.character,
+            edit.range.end.character,
+            &edit.new_text,
+        )
     }
 
     #[test]

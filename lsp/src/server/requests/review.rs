@@ -51,7 +51,9 @@ pub(super) async fn review(
         return refuse(server, "there is no function here that could be reviewed");
     };
     let findings = run(server, &snapshot, &function, token).await?;
-    let Some(findings) = findings else { return Ok(None) };
+    let Some(findings) = findings else {
+        return Ok(None);
+    };
     let count = record(server, &snapshot, &function, findings);
     match count {
         Some(0) => {
@@ -109,18 +111,25 @@ fn record(
     let edits = document.line_edits_since(snapshot.version)?;
     findings.retain_mut(|finding| follow(finding, &edits));
     let mut reviewed = function.lines.clone();
-    for edit in edits.iter().filter(|edit| edit.old.end <= reviewed.start) {
-        reviewed.start = reviewed.start + edit.new.end - edit.old.end;
-        reviewed.end = reviewed.end + edit.new.end - edit.old.end;
+    for edit in &edits {
+        if edit.old.end <= reviewed.start {
+            reviewed.start = reviewed.start + edit.new.end - edit.old.end;
+            reviewed.end = reviewed.end + edit.new.end - edit.old.end;
+        }
     }
     let count = findings.len();
-    workspace.findings.record(&snapshot.uri, &reviewed, findings);
+    workspace
+        .findings
+        .record(&snapshot.uri, &reviewed, findings);
     server.publish(&workspace, &snapshot.uri);
     server.refresh_diagnostics();
     Some(count)
 }
 
 fn refuse(server: &Server, reason: &str) -> Result<Option<Value>> {
-    server.outbox.show(MessageType::Warning, format!("Redstart cannot review: {reason}"));
+    server.outbox.show(
+        MessageType::Warning,
+        format!("Redstart cannot review: {reason}"),
+    );
     Ok(None)
 }
