@@ -1,11 +1,18 @@
 //! From a snapshot to a suggestion or a review: context, plugin, tokens, engine, shape.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::model::ModelWatch;
+use redstart_engine::tokenizer::Tokenizer;
+use redstart_plugins::{Assembled, Assembler, Budget, Prompt, Tokenize};
+
+use crate::model::{LoadedModel, ModelState, ModelWatch};
 use crate::snapshot::Snapshot;
+
+/// Prompt segments whose tokens are remembered: a few documents' worth.
+const SEGMENT_CACHE: usize = 64;
 
 /// Who asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,12 +106,13 @@ pub enum Severity {
 /// Builds prompts and runs them. One per server, shared by all requests.
 pub struct Assistant {
     model: ModelWatch,
+    assembler: Assembler,
 }
 
 impl Assistant {
     /// An assistant for the model that `model` follows.
     pub fn new(model: ModelWatch) -> Arc<Self> {
-        Arc::new(Self { model })
+        Arc::new(Self { model, assembler: Assembler::new(SEGMENT_CACHE) })
     }
 
     /// The model's state.
@@ -112,33 +120,59 @@ impl Assistant {
         &self.model
     }
 
-    /// A suggestion at byte offset `caret`. Dropping the future stops the generation; a later call
-    /// for the same document supersedes an earlier one.
-    ///
-    /// # Errors
-    /// Why there is none.
-    pub async fn complete(
-        &self,
-        snapshot: &Snapshot,
-        caret: usize,
-        trigger: Trigger,
-    ) -> Result<Suggestion, NoSuggestion> {
-        let _ = (snapshot, caret, trigger);
-        Err(NoSuggestion::Nothing)
+    /// The model, when it can serve.
+    pub(crate) fn ready(&self) -> Result<Arc<LoadedModel>, String> {
+        match &*self.model.borrow() {
+            ModelState::Ready(model) => Ok(Arc::clone(model)),
+            ModelState::Loading { what } => Err(format!("still {what}")),
+            ModelState::Failed { message } => Err(message.clone()),
+        }
     }
 
-    /// Reviews the function at `function` (byte range, see `redstart_syntax::function`). `progress` is called with
-    /// the number of tokens written so far. Dropping the future stops the generation.
-    ///
-    /// # Errors
-    /// A message for the user.
-    pub async fn review(
-        &self,
-        snapshot: &Snapshot,
-        function: Range<usize>,
-        progress: &(dyn Fn(usize) + Send + Sync),
-    ) -> Result<Vec<Finding>, String> {
-        let _ = (snapshot, function, progress);
-        Ok(Vec::new())
+    /// Tokens of `prompt` for `model`, the most stable text first, at most `limit` of them.
+    pub(crate) fn tokens(&self, model: &LoadedModel, prompt: &Prompt, limit: usize) -> Result<Assembled, String> {
+        let tokenizer = model.generator.model().tokenizer.as_deref().ok_or("the model has no tokenizer")?;
+        let wanted = match prompt.prompt_tokens as usize {
+            0 => limit,
+            wanted => wanted.min(limit),
+        };
+        let budget = Budget { max_prompt_tokens: wanted };
+        self.assembler.assemble(prompt, &PromptTokenizer(tokenizer), budget).map_err(|error| error.to_string())
     }
+}
+
+/// What a prompt plugin is told about the model.
+pub(crate) fn plugin_model(model: &LoadedModel) -> redstart_plugins::Model {
+    let info = model.generator.model();
+    let fact = |name: &str, value: String| (name.to_owned(), value);
+    redstart_plugins::Model {
+        name: info.name.clone(),
+        context_tokens: u32::try_from(info.max_model_len).unwrap_or(u32::MAX),
+        control_tokens: info.tokenizer.as_ref().map(|tokenizer| tokenizer.control_tokens()).unwrap_or_default(),
+        chat: model.chat.clone(),
+        facts: vec![
+            fact("fim-layout", model.hints.fim_layout.clone()),
+            fact("window-tokens", model.hints.window_tokens.to_string()),
+        ],
+    }
+}
+
+/// The engine's tokenizer in the plugin host's eyes.
+struct PromptTokenizer<'a>(&'a Tokenizer);
+
+impl Tokenize for PromptTokenizer<'_> {
+    fn encode(&self, text: &str) -> Vec<u32> {
+        self.0.encode(text)
+    }
+
+    fn control_token(&self, content: &str) -> Option<u32> {
+        self.0.control_token(content)
+    }
+}
+
+/// Key under which a newer request of the same document and purpose supersedes an older one.
+pub(crate) fn supersede_key(snapshot: &Snapshot, purpose: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (&*snapshot.uri, purpose).hash(&mut hasher);
+    hasher.finish()
 }
