@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
+use redstart_engine::request::{Priority, Request, SamplingParams};
 use redstart_engine::tokenizer::Tokenizer;
 use redstart_plugins::{Assembled, Assembler, Budget, Prompt, Tokenize};
 
@@ -129,6 +130,11 @@ impl Assistant {
         }
     }
 
+    /// What the user should be told and has not been: each plugin's first failure.
+    pub fn take_notices(&self) -> Vec<String> {
+        self.ready().map(|model| model.plugins.take_notices()).unwrap_or_default()
+    }
+
     /// Tokens of `prompt` for `model`, the most stable text first, at most `limit` of them.
     pub(crate) fn tokens(&self, model: &LoadedModel, prompt: &Prompt, limit: usize) -> Result<Assembled, String> {
         let tokenizer = model.generator.model().tokenizer.as_deref().ok_or("the model has no tokenizer")?;
@@ -170,9 +176,28 @@ impl Tokenize for PromptTokenizer<'_> {
     }
 }
 
-/// Key under which a newer request of the same document and purpose supersedes an older one.
-pub(crate) fn supersede_key(snapshot: &Snapshot, purpose: &str) -> u64 {
+/// A greedy request for `prompt`. A newer one of the same document and priority supersedes it.
+pub(crate) fn engine_request(
+    model: &LoadedModel,
+    snapshot: &Snapshot,
+    prompt: &Prompt,
+    tokens: Vec<u32>,
+    priority: Priority,
+) -> Request {
+    let tokenizer = model.generator.model().tokenizer.as_deref();
+    let control = |name: &String| tokenizer?.control_token(name);
     let mut hasher = DefaultHasher::new();
-    (&*snapshot.uri, purpose).hash(&mut hasher);
-    hasher.finish()
+    (&*snapshot.uri, priority as u8).hash(&mut hasher);
+    Request {
+        prompt: tokens,
+        params: SamplingParams {
+            max_tokens: prompt.max_tokens as usize,
+            stop: prompt.stop.clone(),
+            stop_token_ids: prompt.stop_control.iter().filter_map(control).collect(),
+            ..SamplingParams::default()
+        },
+        priority,
+        supersede_key: Some(hasher.finish()),
+        read_prefix_cache: true,
+    }
 }

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use redstart_engine::generator::Generation;
-use redstart_engine::request::{Event, FinishReason, Priority, Request, SamplingParams, SubmitError, Usage};
+use redstart_engine::request::{Event, FinishReason, Priority, SubmitError, Usage};
 use redstart_plugins::{Assembled, Context, Prompt, builtin};
 use redstart_syntax::caret::Caret;
 use redstart_syntax::scope::{self, Scope};
@@ -12,7 +12,7 @@ use redstart_syntax::stop::{StopPolicy, Verdict};
 use redstart_syntax::trigger;
 
 use crate::assistant::{
-    Assistant, NoSuggestion, Suggestion, SuggestionStats, Trigger, plugin_model, supersede_key,
+    Assistant, NoSuggestion, Suggestion, SuggestionStats, Trigger, engine_request, plugin_model,
 };
 use crate::model::LoadedModel;
 use crate::snapshot::Snapshot;
@@ -40,7 +40,7 @@ impl Assistant {
         let context = context(&model, snapshot, &caret, scope);
         let mut stats = SuggestionStats::default();
         let (prompt, assembled) = self.prompt(&model, &context, &mut stats).await.map_err(NoSuggestion::Failed)?;
-        let request = request(&model, snapshot, &prompt, assembled.tokens);
+        let request = engine_request(&model, snapshot, &prompt, assembled.tokens, Priority::Typing);
         let generation = model.generator.submit(request).map_err(refused)?;
         stats.submit = started.elapsed();
 
@@ -94,22 +94,6 @@ fn context(model: &LoadedModel, snapshot: &Snapshot, caret: &Caret, scope: Scope
         snippets: Vec::new(),
         model: plugin_model(model),
         facts: Vec::new(),
-    }
-}
-
-fn request(model: &LoadedModel, snapshot: &Snapshot, prompt: &Prompt, tokens: Vec<u32>) -> Request {
-    let control = |name: &String| model.generator.model().tokenizer.as_ref()?.control_token(name);
-    Request {
-        prompt: tokens,
-        params: SamplingParams {
-            max_tokens: prompt.max_tokens as usize,
-            stop: prompt.stop.clone(),
-            stop_token_ids: prompt.stop_control.iter().filter_map(control).collect(),
-            ..SamplingParams::default()
-        },
-        priority: Priority::Typing,
-        supersede_key: Some(supersede_key(snapshot, "complete")),
-        read_prefix_cache: true,
     }
 }
 

@@ -1,7 +1,8 @@
 //! The prompt plugins a server runs: the shipped ones, and files the user named in their place.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use redstart_plugins::shipped;
 use redstart_plugins::{Limits, Plugin, PluginHost};
@@ -16,13 +17,21 @@ pub struct Plugins {
     pub complete: Option<Arc<Plugin>>,
     /// Builds review prompts and reads the answers.
     pub review: Option<Arc<Plugin>>,
+    notices: Mutex<Notices>,
+}
+
+/// Failures to tell the user, once per plugin.
+#[derive(Default)]
+struct Notices {
+    told: HashSet<String>,
+    pending: Vec<String>,
 }
 
 impl Plugins {
     /// Compiles the plugins. A plugin that does not load costs its task's plugin, never the server:
     /// the second value says what went wrong, for the user.
     pub fn load(files: &PluginFiles) -> (Self, Vec<String>) {
-        let mut plugins = Self { complete: None, review: None };
+        let mut plugins = Self { complete: None, review: None, notices: Mutex::default() };
         let mut problems = Vec::new();
         let host = match PluginHost::new(Limits::default()) {
             Ok(host) => host,
@@ -42,6 +51,21 @@ impl Plugins {
             }
         }
         (plugins, problems)
+    }
+
+    /// Records that a plugin failed while typing, where the built-in prompt serves instead.
+    pub fn report(&self, plugin: &Plugin, error: &str) {
+        let name = &plugin.info().name;
+        tracing::warn!(plugin = name, error, "plugin failed; using the built-in prompt");
+        let mut notices = self.notices.lock().unwrap_or_else(PoisonError::into_inner);
+        if notices.told.insert(name.clone()) {
+            notices.pending.push(format!("The prompt plugin {name} failed ({error}). Redstart uses its built-in prompt."));
+        }
+    }
+
+    /// Failures not yet told.
+    pub fn take_notices(&self) -> Vec<String> {
+        std::mem::take(&mut self.notices.lock().unwrap_or_else(PoisonError::into_inner).pending)
     }
 
     fn add(&mut self, host: &Arc<PluginHost>, name: &str, bytes: &[u8], problems: &mut Vec<String>) {
