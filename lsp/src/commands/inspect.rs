@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Args;
-use redstart_engine::engine::EngineOptions;
+use redstart_engine::engine::{EngineOptions, KvCacheSize};
 use redstart_engine::inspect;
 
 use crate::model::{self, ModelSource, RunOptions};
@@ -24,7 +24,7 @@ use crate::model::{self, ModelSource, RunOptions};
 /// "next" are the likeliest tokens after the prompt with natural log-probabilities, "prompt_nll" is the
 /// mean negative log-likelihood of prompt[1..] (null for a prompt of one token), "greedy" the tokens that
 /// greedy decoding writes, end-of-text tokens included, and "cached" how many prompt tokens came from the
-/// prefix cache. A line that cannot be served gets {"error": "..."} and the next line is read.
+/// prefix cache. A line that cannot be served gets {"line": n, "error": "..."} and the next line is read.
 ///
 /// Use it to compare a checkpoint with another implementation, to see whether a prompt is served from
 /// the cache, or to find the token at which two settings part. It needs no tokenizer.
@@ -68,12 +68,14 @@ pub(super) fn run(args: InspectArgs) -> anyhow::Result<ExitCode> {
         threads: args.threads,
         exact: args.exact,
         engine: EngineOptions {
-            kv_cache_bytes: args.kv_cache_mb << 20,
+            kv_cache: KvCacheSize::Bytes(args.kv_cache_mb << 20),
+            max_sequences: args.batch.max(1),
+            max_waiting: args.batch.max(defaults.max_waiting),
             max_batch_tokens: args.chunk.unwrap_or(defaults.max_batch_tokens),
             ..defaults
         },
     };
     let (engine, _) = model::load_engine(&ModelSource::from_option(args.model), &options).map_err(anyhow::Error::msg)?;
-    let failed = inspect::run(&engine, BufReader::new(input), std::io::stdout().lock(), args.batch.max(1))?;
-    Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let summary = inspect::inspect_lines(&engine, BufReader::new(input), std::io::stdout().lock(), args.batch)?;
+    Ok(if summary.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

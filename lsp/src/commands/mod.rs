@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use redstart_engine::engine::EngineOptions;
+use redstart_engine::engine::{EngineOptions, KvCacheSize};
 use tracing_subscriber::EnvFilter;
 
 use crate::model::{ModelSource, RunOptions};
@@ -76,7 +76,7 @@ impl ModelArgs {
             threads: self.threads,
             exact: false,
             engine: EngineOptions {
-                kv_cache_bytes: self.kv_cache_mb << 20,
+                kv_cache: KvCacheSize::Bytes(self.kv_cache_mb << 20),
                 max_model_len: self.max_model_len,
                 ..EngineOptions::default()
             },
