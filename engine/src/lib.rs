@@ -11,7 +11,19 @@
 //! This crate knows no editor and no prompt.
 
 pub mod backend;
+pub mod block_pool;
+pub mod detokenizer;
+pub mod engine;
 pub mod generator;
+pub mod inspect;
+pub mod prefix_index;
 pub mod request;
+pub mod sampling;
+pub mod scheduler;
+mod sequence;
 pub mod step_plan;
+pub mod stop;
+mod token_stream;
 pub mod tokenizer;
+
+pub use sequence::SequenceId;

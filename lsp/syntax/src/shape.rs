@@ -1,0 +1,329 @@
+//! Makes what a model wrote fit what is already in the document.
+
+use crate::brackets::Brackets;
+use crate::caret::{Caret, IndentUnit, is_blank, leading_blanks};
+use crate::scope::{Scope, line_opens_block};
+use crate::stop::StopPolicy;
+use crate::trigger::{is_binary, is_word};
+
+/// A suggestion that fits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shaped {
+    /// The text to insert at the caret, with the document's line ends. Not blank.
+    pub text: String,
+    /// Bytes right of the caret, on its line, that the text replaces. Mostly 0.
+    pub replace: usize,
+}
+
+/// The suggestion in `raw`, the text that a model wrote at `caret`; `None` when nothing worth showing is
+/// left. `raw` may be any text, stopped by [`StopPolicy`] or not.
+pub fn shape(raw: &str, caret: &Caret, scope: Scope) -> Option<Shaped> {
+    let mut policy = StopPolicy::new(caret, scope);
+    policy.push(raw);
+    let text = policy.accepted().replace("\r\n", "\n").replace('\r', "\n");
+    if text.chars().any(is_binary) {
+        return None;
+    }
+    let text = without_repeated_prefix(&text, caret);
+    let text = indent(text, caret);
+    let text = without_lines_that_follow(&text, caret);
+    let (text, replace) = fit_rest_of_line(text, caret);
+    let text = text.trim_end();
+    if !says_something(text) || repeats_neighbour(text, caret) {
+        return None;
+    }
+    Some(Shaped {
+        text: text.replace('\n', caret.line_ending().as_str()),
+        replace,
+    })
+}
+
+/// Some models begin with the line that they were to continue.
+fn without_repeated_prefix<'text>(text: &'text str, caret: &Caret) -> &'text str {
+    let prefix = caret.line_prefix().trim();
+    // A single word may well be the start of a longer one.
+    if prefix.chars().all(is_word) {
+        return text;
+    }
+    let repeated = text.trim_start().strip_prefix(prefix);
+    repeated.filter(|rest| !is_blank(rest)).unwrap_or(text)
+}
+
+/// Text with the indent that belongs there, in the document's own way, and no blanks at line ends.
+fn indent(text: &str, caret: &Caret) -> String {
+    let (first, rest) = match text.split_once('\n') {
+        _ if caret.is_prefix_blank() => {
+            let visible = text.len() - text.trim_start().len();
+            let start = text[..visible].rfind('\n').map_or(0, |end| end + 1);
+            let text = &text[start..];
+            text.split_once('\n')
+                .map_or((text, None), |(first, rest)| (first, Some(rest)))
+        }
+        Some((first, rest)) if is_blank(first) => {
+            // One line end after what opens a block.
+            let visible = rest.len() - rest.trim_start().len();
+            let start = rest[..visible].rfind('\n').map_or(0, |end| end + 1);
+            ("", Some(&rest[start..]))
+        }
+        Some((first, rest)) => (first, Some(rest)),
+        None => (text, None),
+    };
+    let indenter = Indenter::new(caret, rest.unwrap_or_default());
+    let mut out = String::with_capacity(text.len());
+    let mut shift = 0;
+    if caret.is_prefix_blank() {
+        let (columns, dropped) = first_line_indent(first, caret);
+        shift = dropped;
+        out.push_str(&indenter.blanks(columns));
+        out.push_str(first.trim());
+    } else {
+        let glued = caret.line_prefix().ends_with([' ', '\t']);
+        out.push_str(if glued {
+            first.trim()
+        } else {
+            first.trim_end()
+        });
+    }
+    for line in rest.into_iter().flat_map(|rest| rest.split('\n')) {
+        out.push('\n');
+        let visible = line.trim();
+        if !visible.is_empty() {
+            out.push_str(&indenter.blanks(indenter.columns(line).saturating_sub(shift)));
+            out.push_str(visible);
+        }
+    }
+    out
+}
+
+/// Columns to add before the first line where the caret has only blanks on its left, and by how many
+/// columns the model's idea of the line was too deep.
+fn first_line_indent(first: &str, caret: &Caret) -> (usize, usize) {
+    let own = caret.indent_width(caret.indent());
+    let lead = caret.indent_width(first);
+    let unit = caret.indent_unit().width();
+    let above = caret.preceding_text_line().unwrap_or_default();
+    let above_indent = caret.indent_width(above);
+    let opens = line_opens_block(caret, above);
+    let is_open = opens || above.trim_end().ends_with(['(', '[', '{', ',', '\\', ':']);
+    // A model that begins with blanks means the whole indent, not what is missing of it, unless the
+    // caret stands short of the block that was just opened.
+    let total = match () {
+        () if opens && lead > 0 && own <= above_indent => {
+            let body = above_indent + unit;
+            if own + lead == body {
+                body
+            } else {
+                lead.max(own)
+            }
+        }
+        () => lead.max(own),
+    };
+    let deepest = if is_open {
+        total
+    } else {
+        own.max(above_indent)
+    };
+    let kept = total.min(deepest);
+    (kept - own, total - kept)
+}
+
+/// Turns the model's indent into the document's.
+struct Indenter<'caret> {
+    caret: &'caret Caret,
+    /// Columns of a level in the model's text.
+    model_unit: usize,
+}
+
+impl<'caret> Indenter<'caret> {
+    fn new(caret: &'caret Caret, rest: &str) -> Self {
+        // A model that writes spaces into a document with tabs: its smallest indent is one level.
+        let spaces = rest
+            .lines()
+            .filter(|line| !is_blank(line))
+            .map(leading_blanks);
+        let smallest = spaces
+            .filter(|blanks| blanks.starts_with(' '))
+            .map(str::len)
+            .min();
+        Self {
+            caret,
+            model_unit: smallest.filter(|unit| (2..=8).contains(unit)).unwrap_or(4),
+        }
+    }
+
+    fn columns(&self, line: &str) -> usize {
+        let columns = self.caret.indent_width(line);
+        let tabs = self.caret.indent_unit() == IndentUnit::Tab;
+        if tabs && line.starts_with(' ') && columns.is_multiple_of(self.model_unit) {
+            return columns / self.model_unit * IndentUnit::Tab.width();
+        }
+        columns
+    }
+
+    fn blanks(&self, columns: usize) -> String {
+        match self.caret.indent_unit() {
+            IndentUnit::Tab => {
+                let width = IndentUnit::Tab.width();
+                "\t".repeat(columns / width) + &" ".repeat(columns % width)
+            }
+            IndentUnit::Spaces(_) => " ".repeat(columns),
+        }
+    }
+}
+
+/// Drops the last lines when the document goes on with them.
+fn without_lines_that_follow(text: &str, caret: &Caret) -> String {
+    if !caret.is_suffix_blank() {
+        return text.to_owned();
+    }
+    let following: Vec<&str> = caret
+        .following_lines()
+        .filter(|line| !is_blank(line))
+        .map(str::trim_end)
+        .take(8)
+        .collect();
+    let first_is_whole = caret.is_prefix_blank();
+    let whole = |at: usize, line: &str| {
+        let own = if at == 0 { caret.indent() } else { "" };
+        format!("{own}{}", line.trim_end())
+    };
+    let lines: Vec<(usize, String)> = text
+        .split('\n')
+        .enumerate()
+        .filter(|(at, line)| !is_blank(line) && (first_is_whole || *at > 0))
+        .map(|(at, line)| (at, whole(at, line)))
+        .collect();
+    for count in (1..=following.len().min(lines.len())).rev() {
+        let tail = &lines[lines.len() - count..];
+        if !tail
+            .iter()
+            .map(|(_, line)| line.as_str())
+            .eq(following[..count].iter().copied())
+        {
+            continue;
+        }
+        let first = tail[0].0;
+        let kept = text.split('\n').take(first).collect::<Vec<_>>().join("\n");
+        // A closing bracket that looks like the next line may still be the text's own.
+        let only_closes = !tail.iter().any(|(_, line)| line.contains(is_word));
+        if only_closes && Brackets::read(&kept, caret).open > Brackets::read(text, caret).open {
+            continue;
+        }
+        return kept;
+    }
+    text.to_owned()
+}
+
+/// Settles the text with what is right of the caret on its line, and with the brackets open there. Gives
+/// the text and how many bytes on its right it replaces.
+fn fit_rest_of_line(text: String, caret: &Caret) -> (String, usize) {
+    let mut text = text.trim_end().to_owned();
+    let rest = caret.line_suffix().trim_end();
+    if let Some(kept) = without_whole_rest(&text, rest.trim_start(), caret) {
+        return (kept.to_owned(), 0);
+    }
+
+    let mut unmatched = Brackets::read(&text, caret).unmatched;
+    let closers: Vec<(usize, char)> = rest
+        .char_indices()
+        .filter(|(_, c)| !c.is_whitespace())
+        .take_while(|(_, c)| is_closer(*c))
+        .collect();
+    let shared = unmatched
+        .iter()
+        .zip(&closers)
+        .take_while(|((_, a), (_, b))| a == b)
+        .count();
+
+    // A closer that the line does not have must be missing in the document.
+    let open: Vec<_> = caret.open_brackets().iter().rev().collect();
+    let excess = (shared..unmatched.len()).find(|&at| {
+        !open
+            .get(at)
+            .is_some_and(|open| open.closer == unmatched[at].1 && !open.closed)
+    });
+    if let Some(at) = excess {
+        text.truncate(unmatched[at].0);
+        text.truncate(text.trim_end().len());
+        unmatched.truncate(at);
+    }
+
+    if shared == 0 {
+        let overlap = punctuation_overlap(&text, rest.trim_start());
+        text.truncate(text.len() - overlap);
+        return (text, 0);
+    }
+    let tail = squeeze(&text[unmatched[0].0..]);
+    if squeeze(rest).starts_with(&tail) {
+        text.truncate(unmatched[0].0);
+        return (text, 0);
+    }
+    let (at, closer) = closers[shared - 1];
+    let replaced = at + closer.len_utf8();
+    let left = rest[replaced..].trim();
+    let has_left = !left.is_empty() && !left.contains(is_word) && text.ends_with(left);
+    (text, if has_left { rest.len() } else { replaced })
+}
+
+/// The text without the rest of the line, where that has words and the text ends with all of it.
+fn without_whole_rest<'text>(text: &'text str, rest: &str, caret: &Caret) -> Option<&'text str> {
+    if !rest.contains(is_word) {
+        return None;
+    }
+    let kept = text.strip_suffix(rest)?;
+    let in_word = rest.starts_with(is_word) && kept.ends_with(is_word);
+    // The closers at the end must be the line's, not the text's own.
+    let closes = Brackets::read(text, caret).unmatched.len();
+    let rest_closes = Brackets::read(rest, caret).unmatched.len();
+    (!in_word && closes >= rest_closes).then_some(kept)
+}
+
+/// Bytes at the end of `text` that are the beginning of `rest`: punctuation other than closers, whose
+/// pairing decides.
+fn punctuation_overlap(text: &str, rest: &str) -> usize {
+    let end = rest
+        .find(|c: char| is_word(c) || is_closer(c))
+        .unwrap_or(rest.len());
+    let head = &rest[..end];
+    let lengths = head.char_indices().map(|(at, c)| at + c.len_utf8()).rev();
+    lengths
+        .map(|length| &head[..length])
+        .find(|head| text.ends_with(head.trim_end()))
+        .map_or(0, |head| head.trim_end().len())
+}
+
+fn is_closer(c: char) -> bool {
+    matches!(c, ')' | ']' | '}' | '"' | '\'' | '`')
+}
+
+fn squeeze(text: &str) -> String {
+    text.chars().filter(|c| !c.is_whitespace()).collect()
+}
+
+/// Whether there is more than what closes something.
+fn says_something(text: &str) -> bool {
+    text.chars()
+        .any(|c| !c.is_whitespace() && !is_closer(c) && !matches!(c, '>' | ';' | ','))
+}
+
+/// Whether the line that `text` makes is the line above or below it once more.
+fn repeats_neighbour(text: &str, caret: &Caret) -> bool {
+    if text.contains('\n') {
+        return false;
+    }
+    let line = format!("{}{text}{}", caret.line_prefix(), caret.line_suffix());
+    let line = line.trim();
+    if line.chars().filter(|&c| is_word(c)).count() < 3 {
+        return false;
+    }
+    let above = caret.preceding_lines().next();
+    let below = caret.following_lines().next();
+    above
+        .into_iter()
+        .chain(below)
+        .any(|neighbour| neighbour.trim() == line)
+}
+
+#[cfg(test)]
+#[path = "shape_tests.rs"]
+mod tests;
