@@ -9,20 +9,13 @@ use redstart_engine::request::{Priority, Request, SamplingParams};
 use redstart_engine::tokenizer::Tokenizer;
 use redstart_plugins::{Assembled, Assembler, Budget, Prompt, Tokenize};
 
+pub use redstart_syntax::trigger::Trigger;
+
 use crate::model::{LoadedModel, ModelState, ModelWatch};
 use crate::snapshot::Snapshot;
 
 /// Prompt segments whose tokens are remembered: a few documents' worth.
 const SEGMENT_CACHE: usize = 64;
-
-/// Who asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Trigger {
-    /// The editor, because the user typed. Answered only where a suggestion is welcome.
-    Automatic,
-    /// The user, explicitly.
-    Invoked,
-}
 
 /// One suggestion: replace `range` (byte offsets, within one line, containing the caret) by `text`.
 #[derive(Clone, Debug, PartialEq)]

@@ -9,10 +9,10 @@ use redstart_syntax::caret::Caret;
 use redstart_syntax::scope::{self, Scope};
 use redstart_syntax::shape;
 use redstart_syntax::stop::{StopPolicy, Verdict};
-use redstart_syntax::trigger;
+use redstart_syntax::trigger::{self, Trigger};
 
 use crate::assistant::{
-    Assistant, NoSuggestion, Suggestion, SuggestionStats, Trigger, engine_request, plugin_model,
+    Assistant, NoSuggestion, Suggestion, SuggestionStats, engine_request, plugin_model,
 };
 use crate::model::LoadedModel;
 use crate::snapshot::Snapshot;
@@ -32,10 +32,10 @@ impl Assistant {
     ) -> Result<Suggestion, NoSuggestion> {
         let started = Instant::now();
         let caret = Caret::new(&snapshot.text, caret, snapshot.language);
-        trigger::check(&caret, trigger == Trigger::Invoked)
+        trigger::check(&caret, trigger)
             .map_err(|reason| NoSuggestion::NotHere(reason.to_string()))?;
         let model = self.ready().map_err(NoSuggestion::NotReady)?;
-        let scope = scope::wanted(&caret);
+        let scope = scope::wants_block(&caret, None);
 
         let context = context(&model, snapshot, &caret, scope);
         let mut stats = SuggestionStats::default();
