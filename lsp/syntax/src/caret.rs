@@ -334,18 +334,14 @@ impl Caret {
             .rev()
             .max_by_key(|&(_, n)| n)
             .unwrap_or((4, 0));
-        if tabs == 0 && count == 0 {
-            return match self.language.map(Language::usual_indent) {
-                Some(None) => IndentUnit::Tab,
-                Some(Some(spaces)) => IndentUnit::Spaces(spaces),
-                None if self.indent().starts_with('\t') => IndentUnit::Tab,
-                None => IndentUnit::Spaces(4),
-            };
-        }
-        if tabs > count {
-            IndentUnit::Tab
-        } else {
-            IndentUnit::Spaces(spaces)
+        match self.language.map(Language::usual_indent) {
+            // What is typed already decides between tabs and spaces.
+            _ if self.indent().starts_with('\t') => IndentUnit::Tab,
+            _ if tabs > count => IndentUnit::Tab,
+            _ if count > 0 => IndentUnit::Spaces(spaces),
+            Some(None) if self.indent().is_empty() => IndentUnit::Tab,
+            Some(Some(spaces)) => IndentUnit::Spaces(spaces),
+            _ => IndentUnit::Spaces(4),
         }
     }
 

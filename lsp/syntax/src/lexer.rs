@@ -301,7 +301,9 @@ impl Lexer {
                 } else {
                     State::Code
                 };
-                return Some(Event::QuoteClose(quote));
+                // Rust's character literals are short and have no opening event.
+                let literal = quote == '\'' && self.language == Some(Language::Rust);
+                return (!literal).then_some(Event::QuoteClose(quote));
             }
             _ => self.state = stay(false, 0),
         }

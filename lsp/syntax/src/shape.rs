@@ -218,9 +218,10 @@ fn without_lines_that_follow(text: &str, caret: &Caret) -> String {
 /// the text and how many bytes on its right it replaces.
 fn fit_rest_of_line(text: String, caret: &Caret) -> (String, usize) {
     let mut text = text.trim_end().to_owned();
-    let rest = caret.line_suffix().trim_end();
+    let mut rest = caret.line_suffix().trim_end();
     if let Some(kept) = without_whole_rest(&text, rest.trim_start(), caret) {
-        return (kept.to_owned(), 0);
+        text.truncate(kept);
+        rest = "";
     }
 
     let mut unmatched = Brackets::read(&text, caret).unmatched;
@@ -265,8 +266,8 @@ fn fit_rest_of_line(text: String, caret: &Caret) -> (String, usize) {
     (text, if has_left { rest.len() } else { replaced })
 }
 
-/// The text without the rest of the line, where that has words and the text ends with all of it.
-fn without_whole_rest<'text>(text: &'text str, rest: &str, caret: &Caret) -> Option<&'text str> {
+/// Where the rest of the line begins in the text, if that has words and the text ends with all of it.
+fn without_whole_rest(text: &str, rest: &str, caret: &Caret) -> Option<usize> {
     if !rest.contains(is_word) {
         return None;
     }
@@ -275,7 +276,7 @@ fn without_whole_rest<'text>(text: &'text str, rest: &str, caret: &Caret) -> Opt
     // The closers at the end must be the line's, not the text's own.
     let closes = Brackets::read(text, caret).unmatched.len();
     let rest_closes = Brackets::read(rest, caret).unmatched.len();
-    (!in_word && closes >= rest_closes).then_some(kept)
+    (!in_word && closes >= rest_closes).then_some(kept.len())
 }
 
 /// Bytes at the end of `text` that are the beginning of `rest`: punctuation other than closers, whose
