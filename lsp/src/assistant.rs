@@ -6,16 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use redstart_engine::request::{Priority, Request, SamplingParams};
-use redstart_engine::tokenizer::Tokenizer;
-use redstart_plugins::{Assembled, Assembler, Budget, Prompt, Tokenize};
+use redstart_plugins::prompt::{Model, Prompt};
 
 pub use redstart_syntax::trigger::Trigger;
 
 use crate::model::{LoadedModel, ModelState, ModelWatch};
 use crate::snapshot::Snapshot;
 
-/// Prompt segments whose tokens are remembered: a few documents' worth.
-const SEGMENT_CACHE: usize = 64;
 
 /// One suggestion: replace `range` (byte offsets, within one line, containing the caret) by `text`.
 #[derive(Clone, Debug, PartialEq)]
@@ -100,13 +97,12 @@ pub enum Severity {
 /// Builds prompts and runs them. One per server, shared by all requests.
 pub struct Assistant {
     model: ModelWatch,
-    assembler: Assembler,
 }
 
 impl Assistant {
     /// An assistant for the model that `model` follows.
     pub fn new(model: ModelWatch) -> Arc<Self> {
-        Arc::new(Self { model, assembler: Assembler::new(SEGMENT_CACHE) })
+        Arc::new(Self { model })
     }
 
     /// The model's state.
@@ -127,24 +123,13 @@ impl Assistant {
     pub fn take_notices(&self) -> Vec<String> {
         self.ready().map(|model| model.plugins.take_notices()).unwrap_or_default()
     }
-
-    /// Tokens of `prompt` for `model`, the most stable text first, at most `limit` of them.
-    pub(crate) fn tokens(&self, model: &LoadedModel, prompt: &Prompt, limit: usize) -> Result<Assembled, String> {
-        let tokenizer = model.generator.model().tokenizer.as_deref().ok_or("the model has no tokenizer")?;
-        let wanted = match prompt.prompt_tokens as usize {
-            0 => limit,
-            wanted => wanted.min(limit),
-        };
-        let budget = Budget { max_prompt_tokens: wanted };
-        self.assembler.assemble(prompt, &PromptTokenizer(tokenizer), budget).map_err(|error| error.to_string())
-    }
 }
 
 /// What a prompt plugin is told about the model.
-pub(crate) fn plugin_model(model: &LoadedModel) -> redstart_plugins::Model {
+pub(crate) fn plugin_model(model: &LoadedModel) -> Model {
     let info = model.generator.model();
     let fact = |name: &str, value: String| (name.to_owned(), value);
-    redstart_plugins::Model {
+    Model {
         name: info.name.clone(),
         context_tokens: u32::try_from(info.max_model_len).unwrap_or(u32::MAX),
         control_tokens: info.tokenizer.as_ref().map(|tokenizer| tokenizer.control_tokens()).unwrap_or_default(),
@@ -153,19 +138,6 @@ pub(crate) fn plugin_model(model: &LoadedModel) -> redstart_plugins::Model {
             fact("fim-layout", model.hints.fim_layout.clone()),
             fact("window-tokens", model.hints.window_tokens.to_string()),
         ],
-    }
-}
-
-/// The engine's tokenizer in the plugin host's eyes.
-struct PromptTokenizer<'a>(&'a Tokenizer);
-
-impl Tokenize for PromptTokenizer<'_> {
-    fn encode(&self, text: &str) -> Vec<u32> {
-        self.0.encode(text)
-    }
-
-    fn control_token(&self, content: &str) -> Option<u32> {
-        self.0.control_token(content)
     }
 }
 

@@ -6,7 +6,7 @@
 //! frame, and only there are control tokens recognized.
 
 use minijinja::{Environment, context};
-use redstart_plugins::{ChatFrame, Piece};
+use redstart_plugins::prompt::{ChatFrame, Piece};
 use serde::Deserialize;
 
 /// Stand for the system and the user message; private-use characters no template writes.

@@ -4,7 +4,8 @@ use std::time::Instant;
 
 use redstart_engine::generator::Generation;
 use redstart_engine::request::{Event, FinishReason, Priority, SubmitError, Usage};
-use redstart_plugins::{Assembled, Context, Prompt, builtin};
+use redstart_plugins::prompt::{Context, Prompt};
+use redstart_plugins::{Budget, builtin};
 use redstart_syntax::caret::Caret;
 use redstart_syntax::scope::{self, Scope};
 use redstart_syntax::shape;
@@ -39,8 +40,8 @@ impl Assistant {
 
         let context = context(&model, snapshot, &caret, scope);
         let mut stats = SuggestionStats::default();
-        let (prompt, assembled) = self.prompt(&model, &context, &mut stats).await.map_err(NoSuggestion::Failed)?;
-        let request = engine_request(&model, snapshot, &prompt, assembled.tokens, Priority::Typing);
+        let (prompt, tokens) = self.prompt(&model, &context, &mut stats).await.map_err(NoSuggestion::Failed)?;
+        let request = engine_request(&model, snapshot, &prompt, tokens, Priority::Typing);
         let generation = model.generator.submit(request).map_err(refused)?;
         stats.submit = started.elapsed();
 
@@ -58,24 +59,18 @@ impl Assistant {
         model: &LoadedModel,
         context: &Context,
         stats: &mut SuggestionStats,
-    ) -> Result<(Prompt, Assembled), String> {
+    ) -> Result<(Prompt, Vec<u32>), String> {
         if let Some(plugin) = &model.plugins.complete {
             let built = plugin.build(context.clone()).await.map_err(|error| error.to_string());
-            match built.and_then(|prompt| Ok((self.prompt_tokens(model, &prompt)?, prompt))) {
-                Ok((assembled, prompt)) => return Ok((prompt, assembled)),
+            match built.and_then(|prompt| Ok((tokens(model, &prompt)?, prompt))) {
+                Ok((tokens, prompt)) => return Ok((prompt, tokens)),
                 Err(error) => model.plugins.report(plugin, &error),
             }
         }
         stats.fallback_prompt = true;
         let prompt = builtin::complete(context);
-        let assembled = self.prompt_tokens(model, &prompt)?;
-        Ok((prompt, assembled))
-    }
-
-    /// Leaves room for the answer, and keeps to the window the model does well with.
-    fn prompt_tokens(&self, model: &LoadedModel, prompt: &Prompt) -> Result<Assembled, String> {
-        let room = model.generator.model().max_model_len.saturating_sub(prompt.max_tokens as usize);
-        self.tokens(model, prompt, room.min(model.hints.window_tokens))
+        let tokens = tokens(model, &prompt)?;
+        Ok((prompt, tokens))
     }
 }
 
@@ -95,6 +90,14 @@ fn context(model: &LoadedModel, snapshot: &Snapshot, caret: &Caret, scope: Scope
         model: plugin_model(model),
         facts: Vec::new(),
     }
+}
+
+/// Leaves room for the answer, and keeps to the window the model does well with.
+fn tokens(model: &LoadedModel, prompt: &Prompt) -> Result<Vec<u32>, String> {
+    let mut budget = Budget::of(prompt, model.generator.model().max_model_len);
+    budget.max_prompt_tokens = budget.max_prompt_tokens.min(model.hints.window_tokens);
+    let assembled = model.assembler.assemble(prompt, budget).map_err(|error| error.to_string())?;
+    Ok(assembled.tokens)
 }
 
 fn refused(error: SubmitError) -> NoSuggestion {
@@ -144,15 +147,15 @@ async fn generate(
     }
 }
 
-/// What the plugin makes of the raw text; the raw text itself where the plugin fails.
+/// What the plugin makes of the raw text; the built-in reading where the plugin fails.
 async fn insertion(model: &LoadedModel, context: &Context, raw: String, fallback: bool) -> String {
     let plugin = model.plugins.complete.as_ref().filter(|_| !fallback);
-    let Some(plugin) = plugin else { return raw };
-    match plugin.finish(context.clone(), raw.clone()).await {
-        Ok(answer) => answer.insertions.into_iter().next().unwrap_or_default(),
-        Err(error) => {
+    let answer = match plugin {
+        Some(plugin) => plugin.finish(context.clone(), raw.clone()).await.unwrap_or_else(|error| {
             model.plugins.report(plugin, &error.to_string());
-            raw
-        }
-    }
+            builtin::finish(context, &raw)
+        }),
+        None => builtin::finish(context, &raw),
+    };
+    answer.insertions.into_iter().next().unwrap_or_default()
 }

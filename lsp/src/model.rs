@@ -4,7 +4,7 @@
 //! a [`Loader`] works on a thread of its own and everyone else follows a [`ModelWatch`].
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use redstart_engine::checkpoint::Checkpoint;
@@ -12,7 +12,8 @@ use redstart_engine::cpu::{CpuBackend, CpuOptions};
 use redstart_engine::engine::{Engine, EngineOptions};
 use redstart_engine::generator::{Generator, ModelInfo};
 use redstart_engine::tokenizer::Tokenizer;
-use redstart_plugins::ChatFrame;
+use redstart_plugins::prompt::ChatFrame;
+use redstart_plugins::{Assembler, Tokenize};
 use serde::Deserialize;
 use tokio::sync::watch;
 
@@ -37,6 +38,9 @@ pub enum ModelState {
     },
 }
 
+/// Text whose tokens are remembered: the windows of a few documents.
+pub const SEGMENT_CACHE_BYTES: usize = 1 << 20;
+
 /// Follows the model's state; cloned freely.
 pub type ModelWatch = watch::Receiver<ModelState>;
 
@@ -50,6 +54,8 @@ pub struct LoadedModel {
     pub hints: PromptHints,
     /// What builds prompts.
     pub plugins: Plugins,
+    /// What turns them into this model's tokens.
+    pub assembler: Assembler,
     /// What went wrong without being fatal, for the user.
     pub warnings: Vec<String>,
     /// How long loading took.
@@ -132,6 +138,8 @@ pub struct RunOptions {
 /// Loads models on a thread of its own and tells watchers.
 pub struct Loader {
     state: watch::Sender<ModelState>,
+    /// What was last asked for; an older load that ends later is thrown away.
+    wanted: Mutex<Option<ModelSource>>,
     options: RunOptions,
     plugins: PluginFiles,
 }
@@ -140,7 +148,7 @@ impl Loader {
     /// A loader; nothing is loaded yet.
     pub fn new(options: RunOptions, plugins: PluginFiles) -> Arc<Self> {
         let (state, _) = watch::channel(ModelState::Loading { what: "waiting to load a model".into() });
-        Arc::new(Self { state, options, plugins })
+        Arc::new(Self { state, wanted: Mutex::default(), options, plugins })
     }
 
     /// Follows the state.
@@ -150,6 +158,7 @@ impl Loader {
 
     /// Starts loading `source` and returns at once. A model that was ready serves no longer.
     pub fn load(self: &Arc<Self>, source: ModelSource) {
+        *self.wanted() = Some(source.clone());
         self.state.send_replace(ModelState::Loading { what: format!("loading {}", source.name()) });
         let loader = Arc::clone(self);
         let load = move || {
@@ -157,14 +166,31 @@ impl Loader {
                 load(&source, &loader.options, &loader.plugins)
             }))
             .unwrap_or_else(|_| Err(format!("loading {} stopped by a defect of Redstart; please report it", source.name())));
-            loader.state.send_replace(match loaded {
-                Ok(model) => ModelState::Ready(Arc::new(model)),
-                Err(message) => ModelState::Failed { message },
-            });
+            let wanted = loader.wanted();
+            if wanted.as_ref() == Some(&source) {
+                loader.state.send_replace(match loaded {
+                    Ok(model) => ModelState::Ready(Arc::new(model)),
+                    Err(message) => ModelState::Failed { message },
+                });
+            }
         };
         if let Err(error) = std::thread::Builder::new().name("redstart-load".into()).spawn(load) {
             self.state.send_replace(ModelState::Failed { message: format!("cannot start a thread: {error}") });
         }
+    }
+}
+
+impl Loader {
+    /// Loads the model that the settings name, unless it is the one already asked for.
+    pub fn use_model(self: &Arc<Self>, directory: Option<PathBuf>) {
+        let source = ModelSource::from_option(directory);
+        if self.wanted().as_ref() != Some(&source) {
+            self.load(source);
+        }
+    }
+
+    fn wanted(&self) -> MutexGuard<'_, Option<ModelSource>> {
+        self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -199,7 +225,10 @@ pub fn load(source: &ModelSource, options: &RunOptions, files: &PluginFiles) -> 
         None
     });
     let hints = prompt_hints(&directory)?;
-    Ok(LoadedModel { generator: Arc::new(engine), chat, hints, plugins, warnings, load_time: started.elapsed() })
+    let assembler = Assembler::new(Arc::new(PromptTokenizer(tokenizer)), SEGMENT_CACHE_BYTES);
+    let generator = Arc::new(engine);
+    let load_time = started.elapsed();
+    Ok(LoadedModel { generator, chat, hints, plugins, assembler, warnings, load_time })
 }
 
 /// Loads weights and starts the engine, without plugins or chat: what `inspect` needs too.
@@ -238,6 +267,19 @@ pub fn load_engine(source: &ModelSource, options: &RunOptions) -> Result<(Engine
     let engine = Engine::start(Box::new(backend), info, eos, options.engine.clone())
         .map_err(|error| explain(error.to_string()))?;
     Ok((engine, files))
+}
+
+/// The engine's tokenizer in the plugin host's eyes.
+pub struct PromptTokenizer(pub Arc<Tokenizer>);
+
+impl Tokenize for PromptTokenizer {
+    fn encode(&self, text: &str) -> Vec<u32> {
+        self.0.encode(text)
+    }
+
+    fn control_token(&self, name: &str) -> Option<u32> {
+        self.0.control_token(name)
+    }
 }
 
 fn prompt_hints(files: &ModelFiles) -> Result<PromptHints, String> {

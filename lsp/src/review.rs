@@ -4,7 +4,8 @@ use std::ops::Range;
 
 use redstart_engine::generator::Generation;
 use redstart_engine::request::{Event, FinishReason, Priority};
-use redstart_plugins::{Context, Finding as PluginFinding};
+use redstart_plugins::Budget;
+use redstart_plugins::prompt::{Context, Finding as PluginFinding};
 
 use crate::assistant::{Assistant, Finding, Severity, engine_request, plugin_model};
 use crate::model::LoadedModel;
@@ -33,8 +34,8 @@ impl Assistant {
         let failed = |error: redstart_plugins::PluginError| format!("the review plugin failed: {error}");
 
         let prompt = plugin.build(context.clone()).await.map_err(failed)?;
-        let room = model.generator.model().max_model_len.saturating_sub(prompt.max_tokens as usize);
-        let tokens = self.tokens(&model, &prompt, room)?.tokens;
+        let budget = Budget::of(&prompt, model.generator.model().max_model_len);
+        let tokens = model.assembler.assemble(&prompt, budget).map_err(|error| error.to_string())?.tokens;
         let request = engine_request(&model, snapshot, &prompt, tokens, Priority::Action);
         let generation = model.generator.submit(request).map_err(|error| error.to_string())?;
         let raw = read(generation, progress).await?;

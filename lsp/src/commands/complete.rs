@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, bail};
@@ -105,15 +104,8 @@ impl Place {
 impl Snapshot {
     /// A file on disk as a document of its own.
     fn of_file(file: &Path, text: Rope) -> Self {
-        let language = Language::from_path(file);
+        let language = Language::from_path(file).map_or("plaintext", Language::id);
         let name = file.file_name().map(PathBuf::from).unwrap_or_else(|| file.to_owned());
-        Self::new(
-            Arc::from(file.display().to_string()),
-            name,
-            Arc::from(language.map(Language::id).unwrap_or("plaintext")),
-            language,
-            0,
-            text,
-        )
+        Self::new(file.display().to_string(), name, language, 0, text)
     }
 }

@@ -2,10 +2,8 @@
 
 use std::fmt::Write;
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use clap::Args;
-use redstart_syntax::language::Language;
 use ropey::Rope;
 
 use super::{ModelArgs, print, runtime};
@@ -73,9 +71,8 @@ fn describe(text: &mut String, loaded: &LoadedModel) {
 /// One completion from end to end, so that "ready" is more than a word.
 fn complete_one_line(text: &mut String, loaded: LoadedModel) -> anyhow::Result<bool> {
     let source = "def add(a, b):\n    return ";
-    let language = Some(Language::Python);
     let rope = Rope::from_str(&format!("{source}\n\n\ndef sub(a, b):\n    return a - b\n"));
-    let snapshot = Snapshot::new(Arc::from("doctor"), "add.py".into(), Arc::from("python"), language, 0, rope);
+    let snapshot = Snapshot::new("doctor", "add.py".into(), "python", 0, rope);
     let assistant = Assistant::new(model::ready(loaded));
     let outcome = runtime()?.block_on(assistant.complete(&snapshot, source.len(), Trigger::Invoked));
     Ok(match outcome {

@@ -30,11 +30,14 @@ pub(super) struct LspArgs {
 pub(super) fn run(args: LspArgs) -> anyhow::Result<ExitCode> {
     let loader = Loader::new(args.model.options(), args.model.plugins());
     let assistant = Assistant::new(loader.watch());
-    let fixed = args.model.model.is_some();
-    let options = server::ServeOptions { loader: Some(loader), model: args.model.source(), model_is_fixed: fixed };
+    loader.load(args.model.source());
+    let mut options = server::ServeOptions::default();
+    if args.model.model.is_none() {
+        options.on_settings = Some(Box::new(move |settings| loader.use_model(settings.model.clone())));
+    }
     let runtime = runtime()?;
-    let code = runtime.block_on(server::serve(tokio::io::stdin(), tokio::io::stdout(), assistant, options));
+    let ended = runtime.block_on(server::serve(tokio::io::stdin(), tokio::io::stdout(), assistant, options));
     // A read of stdin cannot be interrupted; waiting for it would hang the exit.
     runtime.shutdown_background();
-    Ok(code)
+    Ok(ExitCode::from(ended.exit_code()))
 }

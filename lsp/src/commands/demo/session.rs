@@ -49,10 +49,10 @@ pub(super) async fn run(model: &ModelArgs, text: String, show: &Show) -> anyhow:
     let started = Instant::now();
     let loader = Loader::new(model.options(), model.plugins());
     let assistant = Assistant::new(loader.watch());
-    let options = server::ServeOptions { loader: Some(loader), model: model.source(), model_is_fixed: true };
+    loader.load(model.source());
     let (client_end, server_end) = tokio::io::duplex(1 << 20);
     let (server_input, server_output) = tokio::io::split(server_end);
-    let server = tokio::spawn(server::serve(server_input, server_output, assistant, options));
+    let server = tokio::spawn(server::serve(server_input, server_output, assistant, server::ServeOptions::default()));
 
     let (input, output) = tokio::io::split(client_end);
     let mut editor = Editor::start(Client::new(input, output), &path, text, started).await?;

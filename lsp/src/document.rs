@@ -1,0 +1,274 @@
+//! Open documents: the text as the editor has it, edit by edit.
+//!
+//! A [`Document`] is written by one thread at a time, in the order the editor sent its edits, and
+//! hands out [`Snapshot`]s. An edit that cannot be meant for the text we have shows that editor and
+//! server no longer agree; guessing would corrupt every answer from then on, so the document is set
+//! aside until the editor sends its whole text again.
+
+use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
+use std::sync::Arc;
+
+use ropey::Rope;
+
+use crate::encoding::{BadPosition, Position, PositionEncoding, line_end};
+use crate::snapshot::{Snapshot, TextEdit};
+
+/// Documents over this many bytes get no suggestions.
+pub const MAX_DOCUMENT_BYTES: usize = 16 << 20;
+/// Nor does a caret on a line of more bytes than this: such a line is data, not code.
+pub const MAX_LINE_BYTES: usize = 16 << 10;
+/// Edits remembered for [`Document::line_edits_since`].
+const REMEMBERED_EDITS: usize = 1024;
+
+/// One change of a document, as an editor sends it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Change {
+    /// What is replaced; `None` is everything.
+    pub range: Option<Range<Position>>,
+    /// By what.
+    pub text: String,
+}
+
+/// Whole lines that an edit touched: `old` in the text before it became `new` in the text after it.
+/// Both start at the same line. Lines above kept their place, lines below moved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LineEdit {
+    /// Lines before the edit.
+    pub old: Range<usize>,
+    /// Lines after it.
+    pub new: Range<usize>,
+}
+
+/// An edit that does not fit the document.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum ImpossibleEdit {
+    /// The range starts or ends nowhere.
+    #[error(transparent)]
+    Position(#[from] BadPosition),
+    /// The range ends before it starts.
+    #[error(
+        "the range ends at line {}, character {}, before its start at line {}, character {}",
+        .end.line, .end.character, .start.line, .start.character
+    )]
+    Backwards {
+        /// Start of the range.
+        start: Position,
+        /// End of the range.
+        end: Position,
+    },
+    /// The message itself could not be read.
+    #[error("the message is malformed: {0}")]
+    Malformed(String),
+}
+
+/// Why a document cannot be worked on.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum Unsuitable {
+    /// The editor's text and ours differ; the message says what showed it.
+    #[error(
+        "its text is out of step with the editor ({0}). Saving or reopening the file puts it right"
+    )]
+    OutOfStep(ImpossibleEdit),
+    /// It has NUL characters.
+    #[error("it is a binary file")]
+    Binary,
+    /// Over [`MAX_DOCUMENT_BYTES`].
+    #[error("it is {0} bytes long, and the limit is {MAX_DOCUMENT_BYTES}")]
+    TooLong(usize),
+    /// The caret's line is over [`MAX_LINE_BYTES`].
+    #[error("the line is {0} bytes long, and the limit is {MAX_LINE_BYTES}")]
+    LineTooLong(usize),
+}
+
+/// A document that is open in the editor.
+pub struct Document {
+    snapshot: Snapshot,
+    out_of_step: Option<ImpossibleEdit>,
+    binary: bool,
+    recent: VecDeque<(i32, LineEdit)>,
+}
+
+impl Document {
+    /// A document as the editor opened it.
+    pub fn new(snapshot: Snapshot) -> Self {
+        let binary = snapshot.text.chunks().any(|chunk| chunk.contains('\0'));
+        Self { snapshot, out_of_step: None, binary, recent: VecDeque::new() }
+    }
+
+    /// The text as it is now.
+    pub fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
+    /// Applies the changes of one `didChange` in their order and returns the lines they touched. A
+    /// change that replaces everything mends a document that is out of step.
+    ///
+    /// # Errors
+    /// The first change that does not fit. Changes before it stay applied; incremental ones after it
+    /// are ignored, here and in later calls.
+    pub fn apply(
+        &mut self,
+        version: i32,
+        changes: Vec<Change>,
+        encoding: PositionEncoding,
+    ) -> Result<Vec<LineEdit>, ImpossibleEdit> {
+        let mut lines = Vec::new();
+        let mut failure = None;
+        self.snapshot.version = version;
+        for change in changes {
+            match change.range {
+                None => {
+                    lines.push(self.replace(&change.text));
+                    failure = None;
+                }
+                Some(_) if self.out_of_step.is_some() => {}
+                Some(range) => match self.splice(range, &change.text, encoding) {
+                    Ok(edit) => lines.push(edit),
+                    Err(error) => {
+                        self.out_of_step = Some(error.clone());
+                        failure = Some(error);
+                    }
+                },
+            }
+        }
+        for edit in &lines {
+            if self.recent.len() == REMEMBERED_EDITS {
+                self.recent.pop_front();
+            }
+            self.recent.push_back((version, edit.clone()));
+        }
+        failure.map_or(Ok(lines), Err)
+    }
+
+    /// Sets the document aside because a change of it could not be read.
+    pub fn lost_change(&mut self, problem: String) {
+        self.out_of_step.get_or_insert(ImpossibleEdit::Malformed(problem));
+    }
+
+    /// Compares with the text the editor saved, which is the truth. Returns the lines replaced, if it
+    /// differs or the document was out of step.
+    pub fn saved(&mut self, text: &str) -> Option<LineEdit> {
+        if self.out_of_step.is_none() && self.snapshot.text == *text {
+            return None;
+        }
+        let edit = self.replace(text);
+        self.recent.push_back((self.snapshot.version, edit.clone()));
+        Some(edit)
+    }
+
+    /// Why nothing should be asked about this document at byte offset `caret`, if so.
+    pub fn unsuitable(&self, caret: usize) -> Option<Unsuitable> {
+        let text = &self.snapshot.text;
+        if let Some(edit) = &self.out_of_step {
+            return Some(Unsuitable::OutOfStep(edit.clone()));
+        }
+        if self.binary {
+            return Some(Unsuitable::Binary);
+        }
+        if text.len_bytes() > MAX_DOCUMENT_BYTES {
+            return Some(Unsuitable::TooLong(text.len_bytes()));
+        }
+        let line = text.byte_to_line(caret.min(text.len_bytes()));
+        let length = line_end(text, line) - text.line_to_byte(line);
+        (length > MAX_LINE_BYTES).then_some(Unsuitable::LineTooLong(length))
+    }
+
+    /// What showed that editor and server disagree on the text, if they do.
+    pub fn out_of_step(&self) -> Option<&ImpossibleEdit> {
+        self.out_of_step.as_ref()
+    }
+
+    /// The lines touched since `version`, oldest first; `None` when that is too long ago to know.
+    pub fn line_edits_since(&self, version: i32) -> Option<Vec<LineEdit>> {
+        let reaches_back = self.recent.len() < REMEMBERED_EDITS
+            || self.recent.front().is_some_and(|(oldest, _)| *oldest <= version);
+        let newer = self.recent.iter().filter(|(edited, _)| *edited > version);
+        reaches_back.then(|| newer.map(|(_, edit)| edit.clone()).collect())
+    }
+
+    fn replace(&mut self, text: &str) -> LineEdit {
+        let old = 0..self.snapshot.text.len_lines();
+        self.snapshot.replace_text(Rope::from_str(text));
+        self.out_of_step = None;
+        self.binary = text.contains('\0');
+        LineEdit { old, new: 0..self.snapshot.text.len_lines() }
+    }
+
+    fn splice(
+        &mut self,
+        range: Range<Position>,
+        inserted: &str,
+        encoding: PositionEncoding,
+    ) -> Result<LineEdit, ImpossibleEdit> {
+        let text = &self.snapshot.text;
+        let bytes = encoding.byte_of(text, range.start)?..encoding.byte_of(text, range.end)?;
+        if range.end < range.start || bytes.end < bytes.start {
+            return Err(ImpossibleEdit::Backwards { start: range.start, end: range.end });
+        }
+        let old = touched_lines(text, &bytes, inserted);
+        let lines_before = text.len_lines();
+        self.snapshot.edit(&TextEdit { bytes, inserted: inserted.to_owned() });
+        self.binary |= inserted.contains('\0');
+        // Counted on the whole text: an edit can join or split a `\r\n`.
+        let new_end = (old.end + self.snapshot.text.len_lines()).saturating_sub(lines_before);
+        let new = old.start..new_end.max(old.start);
+        Ok(LineEdit { old, new })
+    }
+}
+
+/// Lines that replacing `bytes` by `inserted` changes. Inserting or removing whole lines changes no
+/// line but those.
+fn touched_lines(text: &Rope, bytes: &Range<usize>, inserted: &str) -> Range<usize> {
+    let first = text.byte_to_line(bytes.start);
+    let last = text.byte_to_line(bytes.end);
+    let is_break = |c: char| c == '\n' || c == '\r';
+    let at_start = |byte: usize, line: usize| byte == text.line_to_byte(line);
+    let at_end = |byte: usize, line: usize| byte == line_end(text, line);
+    if at_start(bytes.start, first)
+        && at_start(bytes.end, last)
+        && (inserted.is_empty() || inserted.ends_with(is_break))
+    {
+        return first..last;
+    }
+    if at_end(bytes.start, first)
+        && at_end(bytes.end, last)
+        && (inserted.is_empty() || inserted.starts_with(is_break))
+    {
+        return first + 1..last + 1;
+    }
+    first..last + 1
+}
+
+/// The documents that are open, by the URI the editor uses.
+#[derive(Default)]
+pub struct Documents {
+    open: HashMap<Arc<str>, Document>,
+}
+
+impl Documents {
+    /// Adds a document; one with the same URI is replaced.
+    pub fn open(&mut self, snapshot: Snapshot) {
+        self.open.insert(Arc::clone(&snapshot.uri), Document::new(snapshot));
+    }
+
+    /// Forgets a document.
+    pub fn close(&mut self, uri: &str) {
+        self.open.remove(uri);
+    }
+
+    /// An open document.
+    pub fn get(&self, uri: &str) -> Option<&Document> {
+        self.open.get(uri)
+    }
+
+    /// An open document, to edit.
+    pub fn get_mut(&mut self, uri: &str) -> Option<&mut Document> {
+        self.open.get_mut(uri)
+    }
+
+    /// All open documents.
+    pub fn iter(&self) -> impl Iterator<Item = &Document> {
+        self.open.values()
+    }
+}

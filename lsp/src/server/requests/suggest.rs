@@ -1,0 +1,129 @@
+//! Suggestions, whichever request they are for.
+
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use futures_util::future::{self, Either};
+use tokio::sync::oneshot;
+
+use crate::assistant::{NoSuggestion, Suggestion, Trigger};
+use crate::encoding::Position;
+use crate::model::ModelState;
+use crate::server::Server;
+use crate::server::sync::lock;
+use crate::server::workspace::LastSuggestion;
+use crate::snapshot::Snapshot;
+
+/// Where a suggestion is wanted.
+pub(super) struct Wanted {
+    /// The document.
+    pub(super) snapshot: Snapshot,
+    /// Byte offset of the caret.
+    pub(super) caret: usize,
+    /// Ends the request that was under way for the document, when dropped.
+    previous: Option<oneshot::Sender<()>>,
+    /// Resolves when a newer request takes over.
+    superseded: oneshot::Receiver<()>,
+}
+
+/// Takes the snapshot and supersedes the request before. Must be called before the handler's first
+/// `await`. `None`: there is nothing to suggest here, and `redstart/lastSuggestion` says why.
+pub(super) fn want(server: &Server, uri: &str, position: Position) -> Option<Wanted> {
+    let mut workspace = lock(&server.workspace);
+    let place = workspace.place(uri, position, server.profile().encoding);
+    let refusal = match &place {
+        Err(reason) => Some(reason.to_string()),
+        Ok((snapshot, _)) => refusal(server, snapshot),
+    };
+    if let Some(reason) = refusal {
+        if workspace.documents.get(uri).is_some() {
+            workspace.last_suggestion.insert(uri.into(), Err(reason));
+        }
+        return None;
+    }
+    let (snapshot, caret) = place.ok()?;
+    let (newer, superseded) = oneshot::channel();
+    let previous = workspace.suggesting.insert(Arc::clone(&snapshot.uri), newer);
+    Some(Wanted { snapshot, caret, previous, superseded })
+}
+
+fn refusal(server: &Server, snapshot: &Snapshot) -> Option<String> {
+    if !server.settings().suggests_in(&snapshot.language_id) {
+        return Some(format!("switched off in the settings for {}", snapshot.language_id));
+    }
+    match &*server.assistant.model().borrow() {
+        ModelState::Ready(_) => None,
+        ModelState::Loading { what } => Some(format!("the model is not ready: {what}")),
+        ModelState::Failed { message } => Some(format!("the model is not there: {message}")),
+    }
+}
+
+/// Asks for the suggestion. `None`: there is none, and `redstart/lastSuggestion` says why.
+pub(super) async fn suggest(
+    server: &Server,
+    wanted: Wanted,
+    trigger: Trigger,
+) -> Option<(Snapshot, Suggestion)> {
+    let Wanted { snapshot, caret, previous, superseded } = wanted;
+    // Off the main loop: what follows may compute for a while.
+    tokio::task::yield_now().await;
+    let result = {
+        let mut complete = Box::pin(server.assistant.complete(&snapshot, caret, trigger));
+        // Started before the previous request is ended, so that the assistant can carry on with the
+        // generation of that one where what was typed since agrees with it.
+        let started = (&mut complete).now_or_never();
+        drop(previous);
+        match started {
+            Some(result) => result,
+            None => match future::select(complete, superseded).await {
+                Either::Left((result, _)) => result,
+                Either::Right(_) => Err(NoSuggestion::Superseded),
+            },
+        }
+    };
+    if let Err(NoSuggestion::Failed(problem)) = &result {
+        tracing::warn!("no suggestion in {}: {problem}", snapshot.uri);
+    }
+    if let Err(NoSuggestion::Superseded) = result {
+        return None;
+    }
+    let last: LastSuggestion =
+        result.as_ref().map(|found| found.stats.clone()).map_err(ToString::to_string);
+    let mut workspace = lock(&server.workspace);
+    if workspace.documents.get(&snapshot.uri).is_some() {
+        workspace.last_suggestion.insert(Arc::clone(&snapshot.uri), last);
+    }
+    drop(workspace);
+    let mut suggestion = result.ok()?;
+    if let Some(limit) = server.settings().completion.max_lines {
+        keep_lines(&mut suggestion.text, limit);
+    }
+    Some((snapshot, suggestion))
+}
+
+/// Cuts `text` after `limit` lines.
+fn keep_lines(text: &mut String, limit: usize) {
+    if let Some((end, _)) = text.match_indices('\n').nth(limit.saturating_sub(1)) {
+        text.truncate(end);
+        if text.ends_with('\r') {
+            text.pop();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_over_the_limit_go_with_their_break() {
+        let kept = |text: &str, limit| {
+            let mut text = text.to_owned();
+            keep_lines(&mut text, limit);
+            text
+        };
+        assert_eq!(kept("a\r\nb\r\nc", 2), "a\r\nb");
+        assert_eq!(kept("a\nb", 2), "a\nb");
+        assert_eq!(kept("a\nb", 1), "a");
+    }
+}
