@@ -217,6 +217,7 @@ fn drain(
 ) -> Result<Usage, InspectError> {
     while let Some(event) = generation.blocking_next() {
         match event {
+            Event::Started(_) => {}
             Event::Token(token) => on_token(token.id, token.top_logprobs),
             Event::Finished(FinishReason::MaxTokens | FinishReason::ContextFull, usage) => {
                 return Ok(usage);

@@ -87,9 +87,13 @@ impl Default for SamplingParams {
     }
 }
 
-/// What a running generation sends. A stream is zero or more `Token`s and then exactly one `Finished`.
+/// What a running generation sends: at most one `Started`, then any number of `Token`s, then exactly one
+/// `Finished`.
 #[derive(Clone, Debug)]
 pub enum Event {
+    /// The first step of this request is planned. Only the prompt's and cached tokens and the time in
+    /// the queue are known. For receivers that leave before the end and want to know what it cost.
+    Started(Usage),
     /// One more token.
     Token(Token),
     /// The end, with the reason and the account of it.

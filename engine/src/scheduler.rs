@@ -384,6 +384,7 @@ impl Scheduler {
         if !sequence.started {
             sequence.started = true;
             sequence.usage.queued = now - sequence.submitted;
+            sequence.stream.start(sequence.usage.clone());
         }
 
         let first_row = plan.num_rows();

@@ -41,6 +41,11 @@ impl TokenStream {
         self.sender.is_cancelled()
     }
 
+    /// Tells that the first step is planned.
+    pub(crate) fn start(&self, usage: Usage) {
+        self.sender.send(Event::Started(usage));
+    }
+
     /// Adds a token. Returns the stop text that is complete with it.
     pub(crate) fn push(&mut self, id: u32, top_logprobs: Vec<(u32, f32)>) -> Option<String> {
         self.send_kept();

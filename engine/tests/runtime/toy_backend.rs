@@ -298,6 +298,7 @@ pub(crate) fn collect(generation: &mut Generation) -> Output {
             .blocking_next()
             .expect("a stream ends with Finished")
         {
+            Event::Started(_) => {}
             Event::Token(token) => tokens.push(token),
             Event::Finished(reason, usage) => {
                 assert!(
