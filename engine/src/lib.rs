@@ -10,7 +10,11 @@
 //! The words are the field's: block, block table, prefix index, sequence, step plan, prefill, decode.
 //! This crate knows no editor and no prompt.
 
+pub mod awq;
 pub mod backend;
+pub mod checkpoint;
+pub mod config;
+pub mod cpu;
 pub mod generator;
 pub mod request;
 pub mod step_plan;
