@@ -10,8 +10,12 @@
 //! The words are the field's: block, block table, prefix index, sequence, step plan, prefill, decode.
 //! This crate knows no editor and no prompt.
 
+pub mod awq;
 pub mod backend;
 pub mod block_pool;
+pub mod checkpoint;
+pub mod config;
+pub mod cpu;
 pub mod detokenizer;
 pub mod engine;
 pub mod generator;
