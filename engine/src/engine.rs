@@ -9,7 +9,8 @@ use std::time::Instant;
 use crate::backend::{Backend, BackendError};
 use crate::generator::{Generation, Generator, ModelInfo};
 use crate::request::{Request, SubmitError};
-use crate::scheduler::{EngineStats, Scheduler, SchedulerConfig};
+pub use crate::scheduler::EngineStats;
+use crate::scheduler::{Scheduler, SchedulerConfig};
 use crate::step_plan::{BLOCK_SIZE, StepPlan};
 
 /// Size of the KV cache.
@@ -32,7 +33,7 @@ pub struct EngineOptions {
     pub max_batch_tokens: usize,
     /// Sequences computed in one step at most; less than `max_batch_tokens`.
     pub max_sequences: usize,
-    /// Requests that may wait for their first step; more are refused.
+    /// Requests of the same or a higher class that may wait for their first step; more are refused.
     pub max_waiting: usize,
 }
 

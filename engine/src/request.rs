@@ -107,7 +107,8 @@ pub struct Token {
     pub id: u32,
     /// Text that became certain with it: whole UTF-8 characters, never part of a stop text. Often
     /// empty while a character or a possible stop text is still open. Always empty for a model
-    /// without a tokenizer.
+    /// without a tokenizer. A token whose text is still open is sent with the next token or at the end,
+    /// so that what was held back is not lost when the generation ends there.
     pub text: String,
     /// `(id, natural log-probability)` of the likeliest tokens at this step, best first; empty unless
     /// asked for. Taken before temperature and truncation.

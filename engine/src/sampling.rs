@@ -51,11 +51,9 @@ pub fn sample(
         params.top_k.min(logits.len())
     };
     if top_k == logits.len() && params.top_p >= 1.0 {
-        let total = logits.iter().map(|&logit| weigh.weight(logit)).sum::<f64>();
-        let weights = (0..)
-            .zip(logits)
-            .map(|(id, &logit)| (id, weigh.weight(logit)));
-        return Ok(draw(weights, random * total).unwrap_or(best));
+        let weights: Vec<f64> = logits.iter().map(|&logit| weigh.weight(logit)).collect();
+        let total: f64 = weights.iter().sum();
+        return Ok(draw((0..).zip(weights), random * total).unwrap_or(best));
     }
     let kept = truncated(logits, &weigh, top_k, f64::from(params.top_p));
     let total = kept.iter().map(|&(_, weight)| weight).sum::<f64>();
@@ -67,23 +65,36 @@ pub fn sample(
 /// # Errors
 /// When a logit is NaN or +infinity, or all are -infinity.
 pub fn argmax(logits: &[f32]) -> Result<u32, SamplingError> {
-    let mut best = 0;
-    let mut best_logit = f32::NEG_INFINITY;
-    for (id, &logit) in (0..).zip(logits) {
-        if logit.is_nan() || logit == f32::INFINITY {
-            return Err(SamplingError::InvalidLogit {
-                id,
-                value: logit.to_string(),
-            });
-        }
-        if logit > best_logit {
-            (best, best_logit) = (id, logit);
+    // Independent lanes, which the compiler turns into SIMD; a vocabulary is wide.
+    const LANES: usize = 16;
+    let mut best = [f32::NEG_INFINITY; LANES];
+    let mut all_valid = true;
+    let (chunks, rest) = logits.as_chunks::<LANES>();
+    for chunk in chunks {
+        for (best, &logit) in best.iter_mut().zip(chunk) {
+            // False for NaN, too.
+            all_valid &= logit < f32::INFINITY;
+            *best = if logit > *best { logit } else { *best };
         }
     }
-    if best_logit == f32::NEG_INFINITY {
-        Err(SamplingError::NothingPossible)
-    } else {
-        Ok(best)
+    all_valid &= rest.iter().all(|&logit| logit < f32::INFINITY);
+    if !all_valid {
+        let is_invalid = |logit: f32| logit.is_nan() || logit == f32::INFINITY;
+        let invalid = (0..).zip(logits).find(|&(_, &logit)| is_invalid(logit));
+        let (id, logit) = invalid.expect("one of them is invalid");
+        return Err(SamplingError::InvalidLogit {
+            id,
+            value: logit.to_string(),
+        });
+    }
+    let best = best
+        .iter()
+        .chain(rest)
+        .copied()
+        .fold(f32::NEG_INFINITY, f32::max);
+    match logits.iter().position(|&logit| logit == best) {
+        Some(id) if best > f32::NEG_INFINITY => Ok(id as u32),
+        _ => Err(SamplingError::NothingPossible),
     }
 }
 
@@ -248,6 +259,21 @@ mod tests {
             sample(&[1.0, 3.0, 3.0, 2.0], &params(1.0, 1, 1.0), 0, 0),
             Ok(1)
         );
+    }
+
+    #[test]
+    fn a_wide_row_is_searched_as_a_narrow_one() {
+        for width in [15, 16, 17, 1000] {
+            for place in [0, 1, 13, width - 2] {
+                let mut logits = vec![-1.0; width];
+                logits[place] = 0.5;
+                assert_eq!(argmax(&logits), Ok(place as u32));
+                logits[width - 1] = 0.5;
+                assert_eq!(argmax(&logits), Ok(place as u32), "the lowest of equals");
+                logits[place] = f32::NAN;
+                assert!(argmax(&logits).is_err());
+            }
+        }
     }
 
     #[test]

@@ -48,7 +48,8 @@ pub struct SchedulerConfig {
     pub max_batch_tokens: usize,
     /// Sequences in a step at most.
     pub max_sequences: usize,
-    /// Requests that may wait for their first step.
+    /// Requests that may wait for their first step; a request of a higher class does not count those of
+    /// lower ones, so that warm-ups cannot keep a keystroke out.
     pub max_waiting: usize,
     /// The model's end-of-text tokens.
     pub eos_token_ids: Vec<u32>,
@@ -170,13 +171,13 @@ impl Scheduler {
         let superseded = |sequence: &Sequence| {
             request.supersede_key.is_some() && sequence.supersede_key == request.supersede_key
         };
-        let waiting = self
-            .sequences
-            .iter()
-            .filter(|sequence| {
-                !sequence.started && !superseded(sequence) && !sequence.stream.is_cancelled()
-            })
-            .count();
+        let waits_before = |sequence: &&Sequence| {
+            !sequence.started
+                && sequence.priority >= request.priority
+                && !superseded(sequence)
+                && !sequence.stream.is_cancelled()
+        };
+        let waiting = self.sequences.iter().filter(waits_before).count();
         if waiting >= self.config.max_waiting {
             return Err(SubmitError::QueueFull {
                 limit: self.config.max_waiting,
@@ -468,15 +469,11 @@ impl Scheduler {
             .position(entry.id)
             .expect("a sequence stays until its step is applied");
         let sequence = &mut self.sequences[index];
-        // Before anything is published: what gave such logits must not be cached.
-        if let Err(error) = nll_rows
-            .iter()
-            .copied()
-            .chain(draw_row)
-            .try_for_each(|row| argmax(row).map(|_| ()))
-        {
-            return Some(FinishReason::Failed(error.to_string()));
-        }
+        // Before anything is published: what gave invalid logits must not be cached.
+        let drawn = match check_and_draw(sequence, nll_rows, draw_row) {
+            Ok(drawn) => drawn,
+            Err(error) => return Some(FinishReason::Failed(error.to_string())),
+        };
         for row in nll_rows {
             sequence.add_prompt_nll(row);
         }
@@ -484,32 +481,25 @@ impl Scheduler {
         if entry.ending.is_some() {
             return None;
         }
-        match draw_row {
-            Some(row) => self
-                .draw(index, row, now)
-                .unwrap_or_else(|error| Some(FinishReason::Failed(error.to_string()))),
-            None => (sequence.remaining() == 0).then_some(FinishReason::MaxTokens),
+        match (drawn, draw_row) {
+            (Some(id), Some(row)) => self.append_token(index, id, row, now),
+            _ => (sequence.remaining() == 0).then_some(FinishReason::MaxTokens),
         }
     }
 
-    /// Draws the next token of a sequence. Returns why the sequence ends with it, if it does.
-    fn draw(
+    /// Takes in a drawn token. Returns why the sequence ends with it, if it does.
+    fn append_token(
         &mut self,
         index: usize,
+        id: u32,
         logits: &[f32],
         now: Instant,
-    ) -> Result<Option<FinishReason>, SamplingError> {
+    ) -> Option<FinishReason> {
         let sequence = &mut self.sequences[index];
         let params = &sequence.params;
-        let id = sample(
-            logits,
-            params,
-            sequence.seed,
-            sequence.tokens().len() as u64,
-        )?;
         let is_eos = self.config.eos_token_ids.contains(&id) && !params.ignore_eos;
         if is_eos || params.stop_token_ids.contains(&id) {
-            return Ok(Some(FinishReason::StopToken(id)));
+            return Some(FinishReason::StopToken(id));
         }
         let logprobs = top_logprobs(logits, params.top_logprobs);
         let max_tokens = params.max_tokens;
@@ -519,13 +509,13 @@ impl Scheduler {
         sequence.append_token(id);
         self.stats.generated_tokens += 1;
         if let Some(stop) = sequence.stream.push(id, logprobs) {
-            return Ok(Some(FinishReason::StopText(stop)));
+            return Some(FinishReason::StopText(stop));
         }
         if sequence.usage.generated_tokens >= max_tokens {
-            return Ok(Some(FinishReason::MaxTokens));
+            return Some(FinishReason::MaxTokens);
         }
         let full = sequence.tokens().len() >= self.config.max_model_len;
-        Ok(full.then_some(FinishReason::ContextFull))
+        full.then_some(FinishReason::ContextFull)
     }
 
     /// Gives up the step under way and ends every sequence that was ever part of a step. What is cached
@@ -599,6 +589,21 @@ impl Scheduler {
         };
         sequence.stream.finish(reason, usage);
     }
+}
+
+/// Draws the next token, if a row of logits came for it, after checking all of the sequence's rows.
+fn check_and_draw(
+    sequence: &Sequence,
+    nll_rows: &[&[f32]],
+    draw_row: Option<&[f32]>,
+) -> Result<Option<u32>, SamplingError> {
+    for row in nll_rows {
+        argmax(row)?;
+    }
+    let position = sequence.tokens().len() as u64;
+    draw_row
+        .map(|row| sample(row, &sequence.params, sequence.seed, position))
+        .transpose()
 }
 
 fn check_params(params: &SamplingParams) -> Result<(), SubmitError> {

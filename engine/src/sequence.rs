@@ -144,8 +144,12 @@ impl Sequence {
         self.usage.generated_tokens += 1;
     }
 
-    /// Takes up cached blocks that continue what is computed, as far as they go. One position at least
-    /// is always left to compute, for the logits of the next token. Returns the positions gained.
+    /// Takes up cached blocks that continue what is computed, as far as they go. Returns the positions
+    /// gained.
+    ///
+    /// One position at least is always left to compute, for the logits of the next token. Only full
+    /// blocks are shared, so a partial last block is computed again by the next request: at most 15
+    /// positions beside the one that has to run anyway.
     pub(crate) fn extend_from_cache(&mut self, pool: &mut BlockPool) -> usize {
         let before = self.num_computed;
         let on_boundary = self.num_computed == self.num_published * BLOCK_SIZE;

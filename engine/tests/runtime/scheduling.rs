@@ -463,3 +463,18 @@ fn text_held_back_for_a_stop_text_comes_with_the_last_token() {
         (whole, FinishReason::MaxTokens)
     );
 }
+
+#[test]
+fn waiting_warm_ups_do_not_keep_a_keystroke_out() {
+    let mut driver = Driver::new(SchedulerConfig {
+        max_waiting: 1,
+        ..config(16)
+    });
+    let _warm_up = driver.submit(with_priority(Priority::WarmUp, request(prompt(1, 20), 0)));
+    let _typing = driver.submit(request(prompt(2, 20), 1));
+    let refused = driver.try_submit(with_priority(Priority::WarmUp, request(prompt(3, 20), 0)));
+    assert_eq!(
+        refused.expect_err("full"),
+        SubmitError::QueueFull { limit: 1 }
+    );
+}
