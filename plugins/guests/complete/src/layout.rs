@@ -1,8 +1,8 @@
 //! From the text around the caret to segments.
 
 use redstart_plugin_sdk::{
-    Context, Prompt, Segment, Stability, Trim, fact, has_control, known_controls, number_fact, require_controls, segment,
-    split_current_line, split_lines,
+    Context, Prompt, Segment, Stability, Trim, fact, has_control, known_controls, number_fact,
+    require_controls, segment, split_current_line, split_lines,
 };
 
 pub(crate) const FIM_PREFIX: &str = "<|fim_prefix|>";
@@ -38,7 +38,10 @@ mod weight {
 
 pub(crate) fn build(context: &Context) -> Result<Prompt, String> {
     if context.task != "complete" {
-        return Err(format!("this plugin builds prompts for `complete`, not for `{}`", context.task));
+        return Err(format!(
+            "this plugin builds prompts for `complete`, not for `{}`",
+            context.task
+        ));
     }
     require_controls(&context.model, &[FIM_PREFIX, FIM_SUFFIX, FIM_MIDDLE])
         .map_err(|missing| format!("{missing}, so it cannot complete in the middle of a file"))?;
@@ -57,7 +60,11 @@ pub(crate) fn build(context: &Context) -> Result<Prompt, String> {
     let default_tokens = if context.single_line { 48 } else { 160 };
     Ok(Prompt {
         segments,
-        stop: if context.single_line { vec!["\n".to_owned()] } else { Vec::new() },
+        stop: if context.single_line {
+            vec!["\n".to_owned()]
+        } else {
+            Vec::new()
+        },
         stop_control: known_controls(&context.model, &STOPS),
         max_tokens: number(context, "max-tokens")?.unwrap_or(default_tokens),
         prompt_tokens: number(context, "window-tokens")?.unwrap_or(0),
@@ -73,8 +80,15 @@ fn number(context: &Context, name: &str) -> Result<Option<u32>, String> {
 /// The repository's name, other files, and the name of this one, as far as the model has words for it.
 fn header(context: &Context) -> Vec<Segment> {
     let mut segments = Vec::new();
-    if let Some(repository) = fact(&context.facts, "repository").filter(|_| has_control(&context.model, REPO_NAME)) {
-        segments.push(segment(Stability::Workspace).control(REPO_NAME).text(repository).build());
+    if let Some(repository) =
+        fact(&context.facts, "repository").filter(|_| has_control(&context.model, REPO_NAME))
+    {
+        segments.push(
+            segment(Stability::Workspace)
+                .control(REPO_NAME)
+                .text(repository)
+                .build(),
+        );
     }
     if !has_control(&context.model, FILE_SEP) {
         return segments;
@@ -84,7 +98,11 @@ fn header(context: &Context) -> Vec<Segment> {
             "definition" | "similar" => weight::RELATED_SNIPPET,
             _ => weight::SNIPPET,
         };
-        let end = if snippet.text.ends_with('\n') { "" } else { "\n" };
+        let end = if snippet.text.ends_with('\n') {
+            ""
+        } else {
+            "\n"
+        };
         segments.push(
             segment(Stability::Session)
                 .control(FILE_SEP)
@@ -93,7 +111,12 @@ fn header(context: &Context) -> Vec<Segment> {
                 .build(),
         );
     }
-    segments.push(segment(Stability::Document).control(FILE_SEP).text(format!("{}\n", context.path)).build());
+    segments.push(
+        segment(Stability::Document)
+            .control(FILE_SEP)
+            .text(format!("{}\n", context.path))
+            .build(),
+    );
     segments
 }
 
@@ -133,19 +156,30 @@ fn control(stability: Stability, token: &str) -> Segment {
 }
 
 fn before_line(text: &str) -> Segment {
-    segment(Stability::Document).text(text).trim(Trim::Start, weight::PREFIX).build()
+    segment(Stability::Document)
+        .text(text)
+        .trim(Trim::Start, weight::PREFIX)
+        .build()
 }
 
 /// Trimmed only when the line alone is longer than the whole budget.
 fn current_line(stability: Stability, text: &str) -> Segment {
-    segment(stability).text(text).trim(Trim::Start, weight::CURRENT_LINE).build()
+    segment(stability)
+        .text(text)
+        .trim(Trim::Start, weight::CURRENT_LINE)
+        .build()
 }
 
 fn suffix(context: &Context, segments: &mut Vec<Segment>) {
     let (near, far) = split_lines(&context.suffix, NEAR_SUFFIX_LINES);
     for (text, weight) in [(near, weight::NEAR_SUFFIX), (far, weight::FAR_SUFFIX)] {
         if !text.is_empty() {
-            segments.push(segment(Stability::Document).text(text).trim(Trim::End, weight).build());
+            segments.push(
+                segment(Stability::Document)
+                    .text(text)
+                    .trim(Trim::End, weight)
+                    .build(),
+            );
         }
     }
 }

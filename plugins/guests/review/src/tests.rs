@@ -23,8 +23,18 @@ fn context() -> Context {
             control_tokens: vec!["<|im_start|>".into(), "<|im_end|>".into()],
             chat: Some(ChatFrame {
                 system: vec![control("<|im_start|>"), text("system\n")],
-                user: vec![control("<|im_end|>"), text("\n"), control("<|im_start|>"), text("user\n")],
-                reply: vec![control("<|im_end|>"), text("\n"), control("<|im_start|>"), text("assistant\n")],
+                user: vec![
+                    control("<|im_end|>"),
+                    text("\n"),
+                    control("<|im_start|>"),
+                    text("user\n"),
+                ],
+                reply: vec![
+                    control("<|im_end|>"),
+                    text("\n"),
+                    control("<|im_start|>"),
+                    text("assistant\n"),
+                ],
             }),
             facts: vec![],
         },
@@ -35,7 +45,12 @@ fn context() -> Context {
 #[test]
 fn question_frames_and_numbers_the_function() {
     let prompt = build(&context()).unwrap();
-    assert!(prompt.segments.is_sorted_by_key(|segment| segment.stability as u8), "the host would reorder it");
+    assert!(
+        prompt
+            .segments
+            .is_sorted_by_key(|segment| segment.stability as u8),
+        "the host would reorder it"
+    );
     assert_eq!(prompt.segments[0].stability, Stability::Model);
     let spelled: String = prompt
         .segments
@@ -45,10 +60,22 @@ fn question_frames_and_numbers_the_function() {
             Piece::Text(text) | Piece::Control(text) => text.as_str(),
         })
         .collect();
-    assert!(spelled.starts_with("<|im_start|>system\nYou review"), "{spelled}");
-    assert!(spelled.contains("1| def f(x):\n2|     return x/0\n"), "{spelled}");
-    assert!(spelled.contains("import os\n") && spelled.contains("main()\n"), "{spelled}");
-    assert!(spelled.ends_with("<|im_end|>\n<|im_start|>assistant\n"), "{spelled}");
+    assert!(
+        spelled.starts_with("<|im_start|>system\nYou review"),
+        "{spelled}"
+    );
+    assert!(
+        spelled.contains("1| def f(x):\n2|     return x/0\n"),
+        "{spelled}"
+    );
+    assert!(
+        spelled.contains("import os\n") && spelled.contains("main()\n"),
+        "{spelled}"
+    );
+    assert!(
+        spelled.ends_with("<|im_end|>\n<|im_start|>assistant\n"),
+        "{spelled}"
+    );
     assert_eq!(prompt.stop_control, ["<|im_end|>", "<|im_start|>"]);
 }
 
@@ -70,7 +97,10 @@ fn plain_json_lines() {
     assert_eq!(findings.len(), 2);
     let finding = &findings[0];
     assert_eq!((finding.first_line, finding.last_line), (1, 1));
-    assert_eq!((finding.severity.as_str(), finding.kind.as_str()), ("error", "bug"));
+    assert_eq!(
+        (finding.severity.as_str(), finding.kind.as_str()),
+        ("error", "bug")
+    );
     assert_eq!(finding.replacement.as_deref(), Some("    return x"));
 }
 
@@ -102,7 +132,10 @@ fn nothing_found() {
 
 #[test]
 fn line_breaks_inside_strings() {
-    let findings = parse("{\"line\": 1, \"message\": \"two\nlines\", \"replacement\": \"a\n\tb\"}", 3);
+    let findings = parse(
+        "{\"line\": 1, \"message\": \"two\nlines\", \"replacement\": \"a\n\tb\"}",
+        3,
+    );
     assert_eq!(findings[0].message, "two\nlines");
     assert_eq!(findings[0].replacement.as_deref(), Some("a\n\tb"));
 }
@@ -110,9 +143,12 @@ fn line_breaks_inside_strings() {
 #[test]
 fn lines_outside_are_clamped_or_dropped() {
     let at = |first: u64, last: u64| {
-        parse(&format!("{{\"first_line\": {first}, \"last_line\": {last}, \"message\": \"m\"}}"), 5)
-            .first()
-            .map(|finding| (finding.first_line, finding.last_line))
+        parse(
+            &format!("{{\"first_line\": {first}, \"last_line\": {last}, \"message\": \"m\"}}"),
+            5,
+        )
+        .first()
+        .map(|finding| (finding.first_line, finding.last_line))
     };
     assert_eq!(at(2, 99), Some((1, 4)));
     assert_eq!(at(4, 2), Some((3, 3)));
@@ -123,7 +159,13 @@ fn lines_outside_are_clamped_or_dropped() {
 
 #[test]
 fn severities() {
-    for (word, expected) in [("Critical", "error"), ("medium", "warning"), ("INFO", "information"), ("nit", "hint"), ("?", "warning")] {
+    for (word, expected) in [
+        ("Critical", "error"),
+        ("medium", "warning"),
+        ("INFO", "information"),
+        ("nit", "hint"),
+        ("?", "warning"),
+    ] {
         let raw = format!("{{\"line\": 1, \"message\": \"m\", \"severity\": \"{word}\"}}");
         assert_eq!(parse(&raw, 1)[0].severity, expected);
     }
@@ -137,8 +179,21 @@ fn a_flood_of_braces_is_given_up() {
 
 fn jsonish() -> impl Strategy<Value = String> {
     let word = prop_oneof![
-        Just("{"), Just("}"), Just("["), Just("]"), Just("\""), Just(","), Just(":"), Just("\\"), Just("\n"),
-        Just("\"message\":\"m\""), Just("\"line\":1"), Just("\"replacement\":\"1| a\""), Just("é"), Just("```"), Just("|"),
+        Just("{"),
+        Just("}"),
+        Just("["),
+        Just("]"),
+        Just("\""),
+        Just(","),
+        Just(":"),
+        Just("\\"),
+        Just("\n"),
+        Just("\"message\":\"m\""),
+        Just("\"line\":1"),
+        Just("\"replacement\":\"1| a\""),
+        Just("é"),
+        Just("```"),
+        Just("|"),
     ];
     proptest::collection::vec(word, 0..60).prop_map(|words| words.concat())
 }
