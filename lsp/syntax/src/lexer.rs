@@ -102,6 +102,11 @@ impl Lexer {
         )
     }
 
+    /// Whether we are in a string that three quotes opened.
+    pub(crate) fn in_triple_quotes(&self) -> bool {
+        matches!(self.state, State::Text { triple: true, .. })
+    }
+
     /// Reads the next character.
     pub(crate) fn push(&mut self, c: char) -> Option<Event> {
         let event = self.step(c);
