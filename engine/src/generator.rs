@@ -24,7 +24,7 @@ pub trait Generator: Send + Sync {
 }
 
 /// What a caller needs to know to build prompts for a model.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct ModelInfo {
     /// Name for people: the directory's name, or `nano (embedded)`.
     pub name: String,
@@ -52,25 +52,52 @@ impl Generation {
     pub fn channel() -> (GenerationSender, Generation) {
         let (sender, events) = mpsc::unbounded_channel();
         let cancelled = Arc::new(AtomicBool::new(false));
-        let generation = Generation { events, cancelled: Arc::clone(&cancelled), finished: false };
-        (GenerationSender { events: sender, cancelled }, generation)
+        let generation = Generation {
+            events,
+            cancelled: Arc::clone(&cancelled),
+            finished: false,
+        };
+        (
+            GenerationSender {
+                events: sender,
+                cancelled,
+            },
+            generation,
+        )
     }
 
     /// The next event, or `None` after the last. A generator that vanished counts as failed.
     pub async fn next(&mut self) -> Option<Event> {
-        let event = if self.finished { return None } else { self.events.recv().await };
+        let event = if self.finished {
+            return None;
+        } else {
+            self.events.recv().await
+        };
         Some(self.note(event))
     }
 
     /// [`next`](Self::next) for code outside an async runtime.
     pub fn blocking_next(&mut self) -> Option<Event> {
-        let event = if self.finished { return None } else { self.events.blocking_recv() };
+        let event = if self.finished {
+            return None;
+        } else {
+            self.events.blocking_recv()
+        };
         Some(self.note(event))
+    }
+
+    /// Asks the generator to end this generation within one step. What was generated until then, and
+    /// the account of it, can still be read.
+    pub fn cancel(&self) {
+        self.cancelled.store(true, Ordering::Release);
     }
 
     fn note(&mut self, event: Option<Event>) -> Event {
         let event = event.unwrap_or_else(|| {
-            Event::Finished(FinishReason::Failed("the engine stopped".into()), Usage::default())
+            Event::Finished(
+                FinishReason::Failed("the engine stopped".into()),
+                Usage::default(),
+            )
         });
         self.finished = matches!(event, Event::Finished(..));
         event
@@ -79,7 +106,7 @@ impl Generation {
 
 impl Drop for Generation {
     fn drop(&mut self) {
-        self.cancelled.store(true, Ordering::Release);
+        self.cancel();
     }
 }
 
@@ -96,7 +123,7 @@ impl GenerationSender {
         let _ = self.events.send(event);
     }
 
-    /// Whether the receiver was dropped.
+    /// Whether the receiver was dropped, or cancelled.
     pub fn is_cancelled(&self) -> bool {
         self.cancelled.load(Ordering::Acquire)
     }

@@ -8,10 +8,35 @@
 //! [`Generator`](generator::Generator), the only thing the rest of Redstart sees.
 //!
 //! The words are the field's: block, block table, prefix index, sequence, step plan, prefill, decode.
+//!
+//! Where to read on, from the outside in:
+//! - [`generator`], [`request`]: what callers see. [`tokenizer`]: text to ids, for prompts.
+//! - [`engine`]: the thread. [`scheduler`]: who computes what next; pure, so that tests can drive it.
+//! - [`block_pool`], [`prefix_index`]: the paged KV cache's accounts. A `Sequence` holds a block table.
+//! - [`sampling`]: logits to a token. [`detokenizer`], [`stop`]: tokens to text that may be shown.
+//! - [`backend`], [`step_plan`]: what a device must do.
+//! - [`inspect`]: log-probabilities and greedy tokens of bare token ids, for debugging a checkpoint.
+//!
 //! This crate knows no editor and no prompt.
 
+pub mod awq;
 pub mod backend;
+pub mod block_pool;
+pub mod checkpoint;
+pub mod config;
+pub mod cpu;
+pub mod detokenizer;
+pub mod engine;
 pub mod generator;
+pub mod inspect;
+pub mod prefix_index;
 pub mod request;
+pub mod sampling;
+pub mod scheduler;
+mod sequence;
 pub mod step_plan;
+pub mod stop;
+mod token_stream;
 pub mod tokenizer;
+
+pub use sequence::SequenceId;

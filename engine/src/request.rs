@@ -22,7 +22,10 @@ impl Request {
     pub fn new(prompt: Vec<u32>, max_tokens: usize) -> Self {
         Self {
             prompt,
-            params: SamplingParams { max_tokens, ..SamplingParams::default() },
+            params: SamplingParams {
+                max_tokens,
+                ..SamplingParams::default()
+            },
             priority: Priority::Typing,
             supersede_key: None,
             read_prefix_cache: true,
@@ -84,9 +87,13 @@ impl Default for SamplingParams {
     }
 }
 
-/// What a running generation sends. A stream is zero or more `Token`s and then exactly one `Finished`.
+/// What a running generation sends: at most one `Started`, then any number of `Token`s, then exactly one
+/// `Finished`.
 #[derive(Clone, Debug)]
 pub enum Event {
+    /// The first step of this request is planned. Only the prompt's and cached tokens and the time in
+    /// the queue are known. For receivers that leave before the end and want to know what it cost.
+    Started(Usage),
     /// One more token.
     Token(Token),
     /// The end, with the reason and the account of it.
@@ -100,7 +107,8 @@ pub struct Token {
     pub id: u32,
     /// Text that became certain with it: whole UTF-8 characters, never part of a stop text. Often
     /// empty while a character or a possible stop text is still open. Always empty for a model
-    /// without a tokenizer.
+    /// without a tokenizer. A token whose text is still open is sent with the next token or at the end,
+    /// so that what was held back is not lost when the generation ends there.
     pub text: String,
     /// `(id, natural log-probability)` of the likeliest tokens at this step, best first; empty unless
     /// asked for. Taken before temperature and truncation.

@@ -1,20 +1,18 @@
 //! From a snapshot to a suggestion or a review: context, plugin, tokens, engine, shape.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::model::ModelWatch;
+use redstart_engine::request::{Priority, Request, SamplingParams};
+use redstart_plugins::prompt::{Model, Prompt};
+
+pub use redstart_syntax::trigger::Trigger;
+
+use crate::model::{LoadedModel, ModelState, ModelWatch};
 use crate::snapshot::Snapshot;
 
-/// Who asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Trigger {
-    /// The editor, because the user typed. Answered only where a suggestion is welcome.
-    Automatic,
-    /// The user, explicitly.
-    Invoked,
-}
 
 /// One suggestion: replace `range` (byte offsets, within one line, containing the caret) by `text`.
 #[derive(Clone, Debug, PartialEq)]
@@ -112,33 +110,59 @@ impl Assistant {
         &self.model
     }
 
-    /// A suggestion at byte offset `caret`. Dropping the future stops the generation; a later call
-    /// for the same document supersedes an earlier one.
-    ///
-    /// # Errors
-    /// Why there is none.
-    pub async fn complete(
-        &self,
-        snapshot: &Snapshot,
-        caret: usize,
-        trigger: Trigger,
-    ) -> Result<Suggestion, NoSuggestion> {
-        let _ = (snapshot, caret, trigger);
-        Err(NoSuggestion::Nothing)
+    /// The model, when it can serve.
+    pub(crate) fn ready(&self) -> Result<Arc<LoadedModel>, String> {
+        match &*self.model.borrow() {
+            ModelState::Ready(model) => Ok(Arc::clone(model)),
+            ModelState::Loading { what } => Err(format!("still {what}")),
+            ModelState::Failed { message } => Err(message.clone()),
+        }
     }
 
-    /// Reviews the function at `function` (byte range, see `redstart_syntax::function`). `progress` is called with
-    /// the number of tokens written so far. Dropping the future stops the generation.
-    ///
-    /// # Errors
-    /// A message for the user.
-    pub async fn review(
-        &self,
-        snapshot: &Snapshot,
-        function: Range<usize>,
-        progress: &(dyn Fn(usize) + Send + Sync),
-    ) -> Result<Vec<Finding>, String> {
-        let _ = (snapshot, function, progress);
-        Ok(Vec::new())
+    /// What the user should be told and has not been: each plugin's first failure.
+    pub fn take_notices(&self) -> Vec<String> {
+        self.ready().map(|model| model.plugins.take_notices()).unwrap_or_default()
+    }
+}
+
+/// What a prompt plugin is told about the model.
+pub(crate) fn plugin_model(model: &LoadedModel) -> Model {
+    let info = model.generator.model();
+    let fact = |name: &str, value: String| (name.to_owned(), value);
+    Model {
+        name: info.name.clone(),
+        context_tokens: u32::try_from(info.max_model_len).unwrap_or(u32::MAX),
+        control_tokens: info.tokenizer.as_ref().map(|tokenizer| tokenizer.control_tokens()).unwrap_or_default(),
+        chat: model.chat.clone(),
+        facts: vec![
+            fact("fim-layout", model.hints.fim_layout.clone()),
+            fact("window-tokens", model.hints.window_tokens.to_string()),
+        ],
+    }
+}
+
+/// A greedy request for `prompt`. A newer one of the same document and priority supersedes it.
+pub(crate) fn engine_request(
+    model: &LoadedModel,
+    snapshot: &Snapshot,
+    prompt: &Prompt,
+    tokens: Vec<u32>,
+    priority: Priority,
+) -> Request {
+    let tokenizer = model.generator.model().tokenizer.as_deref();
+    let control = |name: &String| tokenizer?.control_token(name);
+    let mut hasher = DefaultHasher::new();
+    (&*snapshot.uri, priority as u8).hash(&mut hasher);
+    Request {
+        prompt: tokens,
+        params: SamplingParams {
+            max_tokens: prompt.max_tokens as usize,
+            stop: prompt.stop.clone(),
+            stop_token_ids: prompt.stop_control.iter().filter_map(control).collect(),
+            ..SamplingParams::default()
+        },
+        priority,
+        supersede_key: Some(hasher.finish()),
+        read_prefix_cache: true,
     }
 }

@@ -1,13 +1,22 @@
 //! Redstart's language server and command.
 //!
 //! [`server`] speaks LSP and owns the documents; [`assistant`] turns a document snapshot into a
-//! suggestion or a review, by way of a prompt plugin and the engine. The protocol's types stay in
-//! [`server`]; the assistant knows ropes and byte offsets only.
+//! suggestion ([`complete`]) or a review ([`review`]), by way of a prompt plugin and the engine. The
+//! protocol's types stay in [`server`]; the assistant knows ropes and byte offsets only.
+//! [`commands`] are the subcommands of `redstart`.
 
 pub mod assistant;
+pub mod chat;
+pub mod client;
+pub mod commands;
+pub mod complete;
 pub mod document;
+pub mod embedded;
 pub mod encoding;
 pub mod model;
+pub mod plugins;
+pub mod review;
 pub mod server;
 pub mod settings;
 pub mod snapshot;
+pub mod window;

@@ -1,2 +1,7 @@
 //! The `redstart` command.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    redstart::commands::run()
+}

@@ -1,9 +1,25 @@
 //! The model's life in the background: loading, ready, failed.
+//!
+//! Loading takes from milliseconds (the embedded model) to seconds; the server answers meanwhile. So
+//! a [`Loader`] works on a thread of its own and everyone else follows a [`ModelWatch`].
 
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-use redstart_engine::generator::Generator;
+use redstart_engine::checkpoint::Checkpoint;
+use redstart_engine::cpu::{CpuBackend, CpuOptions};
+use redstart_engine::engine::{Engine, EngineOptions};
+use redstart_engine::generator::{Generator, ModelInfo};
+use redstart_engine::tokenizer::Tokenizer;
+use redstart_plugins::prompt::ChatFrame;
+use redstart_plugins::{Assembler, Tokenize};
+use serde::Deserialize;
 use tokio::sync::watch;
+
+use crate::chat;
+use crate::embedded;
+use crate::plugins::{PluginFiles, Plugins};
 
 /// Where the model stands.
 #[derive(Clone)]
@@ -22,27 +38,278 @@ pub enum ModelState {
     },
 }
 
-/// A model that can serve, with what its directory says about prompts.
+/// Text whose tokens are remembered: the windows of a few documents.
+pub const SEGMENT_CACHE_BYTES: usize = 1 << 20;
+
+/// Follows the model's state; cloned freely.
+pub type ModelWatch = watch::Receiver<ModelState>;
+
+/// A model that can serve, with what its directory says about prompts and the plugins that build them.
 pub struct LoadedModel {
     /// Generates.
     pub generator: Arc<dyn Generator>,
-    /// Chat template source, when the model has one; without it there are no reviews.
-    pub chat_template: Option<String>,
+    /// How the model frames a conversation; without it there are no reviews.
+    pub chat: Option<ChatFrame>,
+    /// How the model likes its prompts.
+    pub hints: PromptHints,
+    /// What builds prompts.
+    pub plugins: Plugins,
+    /// What turns them into this model's tokens.
+    pub assembler: Assembler,
+    /// What went wrong without being fatal, for the user.
+    pub warnings: Vec<String>,
+    /// How long loading took.
+    pub load_time: Duration,
 }
 
 impl LoadedModel {
-    /// Whether the model can follow instructions; if not, why, in words for the user.
+    /// Whether the model can follow instructions.
+    ///
+    /// # Errors
+    /// Why not and what to install, in words for the user.
     pub fn can_review(&self) -> Result<(), String> {
-        match self.chat_template {
+        match self.chat {
             Some(_) => Ok(()),
             None => Err(format!(
-                "{} completes code but cannot review it: it has no chat template. Point --model (or the setting \
-                 `model`) at an instruct model's directory, such as Qwen2.5-Coder-7B-Instruct-AWQ.",
+                "{} completes code but cannot review it: it has no chat template. Give --model (or the setting \
+                 \"model\") the directory of an instruct model, such as Qwen2.5-Coder-1.5B-Instruct-AWQ",
                 self.generator.model().name
             )),
         }
     }
 }
 
-/// Follows the model's state; cloned freely.
-pub type ModelWatch = watch::Receiver<ModelState>;
+/// `redstart.json` in a model's directory: what its config does not say about prompts. All optional.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(default, deny_unknown_fields)]
+pub struct PromptHints {
+    /// Order of a fill-in-the-middle prompt: `line-last` (Qwen2.5-Coder and most), `suffix-first` or
+    /// `prefix-first`.
+    pub fim_layout: String,
+    /// Longest completion prompt the model does well with, in tokens.
+    pub window_tokens: usize,
+}
+
+impl Default for PromptHints {
+    fn default() -> Self {
+        // 2,048 tokens are some 200 lines: prefilled cold on a CPU in a few seconds, and once.
+        Self { fim_layout: "line-last".into(), window_tokens: 2048 }
+    }
+}
+
+/// Which weights to load.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ModelSource {
+    /// The model inside the binary.
+    Embedded,
+    /// A Hugging Face directory.
+    Directory(PathBuf),
+}
+
+impl ModelSource {
+    /// `None` is the embedded model.
+    pub fn from_option(directory: Option<PathBuf>) -> Self {
+        directory.map_or(Self::Embedded, Self::Directory)
+    }
+
+    /// Name for people.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Embedded => embedded::NAME.into(),
+            Self::Directory(directory) => {
+                let full = directory.canonicalize().unwrap_or_else(|_| directory.clone());
+                full.file_name().unwrap_or(full.as_os_str()).to_string_lossy().into_owned()
+            }
+        }
+    }
+}
+
+/// How to run the model.
+#[derive(Clone, Debug, Default)]
+pub struct RunOptions {
+    /// Worker threads; `None` lets the backend choose.
+    pub threads: Option<usize>,
+    /// Keep activations in float32 (slower; for checking).
+    pub exact: bool,
+    /// Size and limits of the scheduler and its cache.
+    pub engine: EngineOptions,
+}
+
+/// Loads models on a thread of its own and tells watchers.
+pub struct Loader {
+    state: watch::Sender<ModelState>,
+    /// What was last asked for; an older load that ends later is thrown away.
+    wanted: Mutex<Option<ModelSource>>,
+    options: RunOptions,
+    plugins: PluginFiles,
+}
+
+impl Loader {
+    /// A loader; nothing is loaded yet.
+    pub fn new(options: RunOptions, plugins: PluginFiles) -> Arc<Self> {
+        let (state, _) = watch::channel(ModelState::Loading { what: "waiting to load a model".into() });
+        Arc::new(Self { state, wanted: Mutex::default(), options, plugins })
+    }
+
+    /// Follows the state.
+    pub fn watch(&self) -> ModelWatch {
+        self.state.subscribe()
+    }
+
+    /// Starts loading `source` and returns at once. A model that was ready serves no longer.
+    pub fn load(self: &Arc<Self>, source: ModelSource) {
+        *self.wanted() = Some(source.clone());
+        self.state.send_replace(ModelState::Loading { what: format!("loading {}", source.name()) });
+        let loader = Arc::clone(self);
+        let load = move || {
+            let loaded = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                load(&source, &loader.options, &loader.plugins)
+            }))
+            .unwrap_or_else(|_| Err(format!("loading {} stopped by a defect of Redstart; please report it", source.name())));
+            let wanted = loader.wanted();
+            if wanted.as_ref() == Some(&source) {
+                loader.state.send_replace(match loaded {
+                    Ok(model) => ModelState::Ready(Arc::new(model)),
+                    Err(message) => ModelState::Failed { message },
+                });
+            }
+        };
+        if let Err(error) = std::thread::Builder::new().name("redstart-load".into()).spawn(load) {
+            self.state.send_replace(ModelState::Failed { message: format!("cannot start a thread: {error}") });
+        }
+    }
+}
+
+impl Loader {
+    /// Loads the model that the settings name, unless it is the one already asked for.
+    pub fn use_model(self: &Arc<Self>, directory: Option<PathBuf>) {
+        let source = ModelSource::from_option(directory);
+        if self.wanted().as_ref() != Some(&source) {
+            self.load(source);
+        }
+    }
+
+    fn wanted(&self) -> MutexGuard<'_, Option<ModelSource>> {
+        self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A state that never changes: a model that is already there.
+pub fn ready(model: LoadedModel) -> ModelWatch {
+    watch::channel(ModelState::Ready(Arc::new(model))).1
+}
+
+/// Loads a model and the plugins, both at once.
+///
+/// # Errors
+/// A message for the user: what was wrong, where, and what to do.
+pub fn load(source: &ModelSource, options: &RunOptions, files: &PluginFiles) -> Result<LoadedModel, String> {
+    let started = Instant::now();
+    let (engine, plugins) = std::thread::scope(|scope| {
+        let plugins = scope.spawn(|| Plugins::load(files));
+        (load_engine(source, options), plugins.join())
+    });
+    let (engine, directory) = engine?;
+    let (plugins, mut warnings) = plugins.map_err(|_| "loading the prompt plugins panicked".to_owned())?;
+
+    let tokenizer = engine.model().tokenizer.clone().ok_or_else(|| {
+        format!("{} has no tokenizer.json; copy it there from where the weights came from", source.name())
+    })?;
+    let chat = chat::chat_frame(
+        directory.read("tokenizer_config.json").as_deref(),
+        directory.read("chat_template.jinja").as_deref(),
+        &tokenizer.control_tokens(),
+    )
+    .unwrap_or_else(|message| {
+        warnings.push(format!("{}: {message}; reviews are off", source.name()));
+        None
+    });
+    let hints = prompt_hints(&directory)?;
+    let assembler = Assembler::new(Arc::new(PromptTokenizer(tokenizer)), SEGMENT_CACHE_BYTES);
+    let generator = Arc::new(engine);
+    let load_time = started.elapsed();
+    Ok(LoadedModel { generator, chat, hints, plugins, assembler, warnings, load_time })
+}
+
+/// Loads weights and starts the engine, without plugins or chat: what `inspect` needs too.
+///
+/// # Errors
+/// A message for the user.
+pub fn load_engine(source: &ModelSource, options: &RunOptions) -> Result<(Engine, ModelFiles), String> {
+    let files = ModelFiles::new(source);
+    let explain = |error: String| match source {
+        ModelSource::Embedded => error,
+        ModelSource::Directory(directory) => format!("cannot load {}: {error}", directory.display()),
+    };
+    let checkpoint = match source {
+        ModelSource::Embedded => Checkpoint::from_static(embedded::NAME, embedded::CONFIG, embedded::WEIGHTS),
+        ModelSource::Directory(directory) => Checkpoint::open(directory),
+    }
+    .map_err(|error| explain(error.to_string()))?;
+    let tokenizer = match files.read("tokenizer.json") {
+        Some(bytes) => {
+            let parsed = Tokenizer::from_bytes(&bytes).map_err(|error| explain(format!("tokenizer.json: {error}")))?;
+            Some(Arc::new(parsed))
+        }
+        None => None,
+    };
+    let cpu = CpuOptions { threads: options.threads, exact: options.exact, ..CpuOptions::default() };
+    let backend = CpuBackend::new(&checkpoint, cpu).map_err(|error| explain(error.to_string()))?;
+    let config = checkpoint.config();
+    let info = ModelInfo {
+        name: source.name(),
+        description: redstart_engine::backend::Backend::name(&backend),
+        max_model_len: config.max_position_embeddings,
+        vocab_size: config.vocab_size,
+        tokenizer,
+    };
+    let eos = config.eos_token_ids.clone();
+    let engine = Engine::start(Box::new(backend), info, eos, options.engine.clone())
+        .map_err(|error| explain(error.to_string()))?;
+    Ok((engine, files))
+}
+
+/// The engine's tokenizer in the plugin host's eyes.
+pub struct PromptTokenizer(pub Arc<Tokenizer>);
+
+impl Tokenize for PromptTokenizer {
+    fn encode(&self, text: &str) -> Vec<u32> {
+        self.0.encode(text)
+    }
+
+    fn control_token(&self, name: &str) -> Option<u32> {
+        self.0.control_token(name)
+    }
+}
+
+fn prompt_hints(files: &ModelFiles) -> Result<PromptHints, String> {
+    let Some(bytes) = files.read("redstart.json") else { return Ok(PromptHints::default()) };
+    serde_json::from_slice(&bytes).map_err(|error| format!("redstart.json in the model's directory: {error}"))
+}
+
+/// The small files beside the weights.
+pub struct ModelFiles {
+    directory: Option<PathBuf>,
+}
+
+impl ModelFiles {
+    fn new(source: &ModelSource) -> Self {
+        let directory = match source {
+            ModelSource::Embedded => None,
+            ModelSource::Directory(directory) => Some(directory.clone()),
+        };
+        Self { directory }
+    }
+
+    /// The bytes of a file, where there is one.
+    pub fn read(&self, name: &str) -> Option<Vec<u8>> {
+        match &self.directory {
+            Some(directory) => std::fs::read(Path::new(directory).join(name)).ok(),
+            None => match name {
+                "tokenizer.json" => Some(embedded::TOKENIZER.to_vec()),
+                "redstart.json" => Some(embedded::PROMPT_HINTS.to_vec()),
+                _ => None,
+            },
+        }
+    }
+}

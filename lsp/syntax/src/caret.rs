@@ -334,18 +334,14 @@ impl Caret {
             .rev()
             .max_by_key(|&(_, n)| n)
             .unwrap_or((4, 0));
-        if tabs == 0 && count == 0 {
-            return match self.language.map(Language::usual_indent) {
-                Some(None) => IndentUnit::Tab,
-                Some(Some(spaces)) => IndentUnit::Spaces(spaces),
-                None if self.indent().starts_with('\t') => IndentUnit::Tab,
-                None => IndentUnit::Spaces(4),
-            };
-        }
-        if tabs > count {
-            IndentUnit::Tab
-        } else {
-            IndentUnit::Spaces(spaces)
+        match self.language.map(Language::usual_indent) {
+            // What is typed already decides between tabs and spaces.
+            _ if self.indent().starts_with('\t') => IndentUnit::Tab,
+            _ if tabs > count => IndentUnit::Tab,
+            _ if count > 0 => IndentUnit::Spaces(spaces),
+            Some(None) if self.indent().is_empty() => IndentUnit::Tab,
+            Some(Some(spaces)) => IndentUnit::Spaces(spaces),
+            _ => IndentUnit::Spaces(4),
         }
     }
 
@@ -387,6 +383,10 @@ impl Caret {
     /// Pairs the brackets open at the caret, innermost first, with the ones that close after it.
     fn mark_closed(&mut self) {
         let mut lexer = self.lexer.clone();
+        if lexer.in_triple_quotes() && !self.closes_triple_quotes() {
+            // The quotes that follow belong to another string.
+            lexer = Lexer::new(self.language);
+        }
         let mut inner = Vec::new();
         // Closers after the caret without an opener after it, with the indent of their line (of the
         // caret's own line: no limit, since there position says all).
@@ -394,6 +394,9 @@ impl Caret {
         let mut indent = usize::MAX;
         let mut at_line_start = false;
         for (at, c) in self.after.char_indices() {
+            if closers.len() >= self.open.len() {
+                break;
+            }
             if at_line_start {
                 indent = self.indent_width(&self.after[at..]);
                 at_line_start = false;
@@ -411,17 +414,46 @@ impl Caret {
             }
         }
         let mut closers = closers.into_iter().peekable();
-        let unknown = self.after_is_cut;
+        // Where there are fewer closers than brackets, it is the caret's line that is unfinished.
+        let enough = closers.len() >= self.open.len();
+        let braces_are_blocks = !self.language.is_some_and(Language::uses_indentation_blocks);
         for open in self.open.iter_mut().rev() {
             open.closed = match closers.peek() {
+                Some(&(_, indent)) if open.on_caret_line && indent < usize::MAX && !enough => false,
                 // A closer indented less than the opener's line closes something further out.
                 Some(&(c, indent)) => c == open.closer && indent >= open.indent,
-                None => unknown,
+                // A block may end beyond the window; an expression hardly does.
+                None => {
+                    let block = open.closer == '}' && braces_are_blocks && !open.on_caret_line;
+                    block && self.after_is_cut
+                }
             };
             if open.closed {
                 closers.next();
             }
         }
+    }
+
+    /// Whether the next triple quote after the caret looks like the end of a string and not the beginning.
+    fn closes_triple_quotes(&self) -> bool {
+        let quotes = if self.open.last().is_some_and(|open| open.closer == '\'') {
+            "'''"
+        } else {
+            "\"\"\""
+        };
+        let Some(at) = self.after.find(quotes) else {
+            return false;
+        };
+        let line = self.after[..at]
+            .rfind('\n')
+            .map(|end| &self.after[end + 1..at]);
+        let follows_text =
+            line.is_none_or(|line| !is_blank(line) && !line.trim_end().ends_with(['=', '(']));
+        let rest = self.after[at + quotes.len()..]
+            .lines()
+            .next()
+            .unwrap_or_default();
+        follows_text || !rest.starts_with(|c: char| c.is_alphanumeric())
     }
 }
 

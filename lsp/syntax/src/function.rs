@@ -34,6 +34,18 @@ pub enum FunctionKind {
     Closure,
 }
 
+/// Nodes that may hold nothing but one function, with the words that make it a statement.
+const WRAPPERS: [&str; 8] = [
+    "decorated_definition",
+    "export_statement",
+    "expression_statement",
+    "field_declaration",
+    "lexical_declaration",
+    "local_variable_declaration",
+    "var_declaration",
+    "variable_declaration",
+];
+
 /// The innermost named function at `byte`: on its signature, in its body, on the line of its closing
 /// brace, or on the decorators, attributes and comments directly above it.
 pub fn enclosing_function(tree: &SyntaxTree, text: &Rope, byte: usize) -> Option<Function> {
@@ -107,11 +119,25 @@ impl Found<'_> {
 fn function_at(language: Language, root: Node<'_>, at: usize) -> Option<Found<'_>> {
     let mut node = root.descendant_for_byte_range(at, at)?;
     loop {
-        if let Some(found) = as_function(language, node) {
+        if let Some(found) = function_of_item(language, node) {
             return Some(found);
         }
         node = node.parent()?;
     }
+}
+
+/// The function that `node` is, or that it does nothing but wrap: `export const f = () => 1`.
+fn function_of_item(language: Language, node: Node<'_>) -> Option<Found<'_>> {
+    if let Some(found) = as_function(language, node) {
+        return Some(found);
+    }
+    if !WRAPPERS.contains(&node.kind()) {
+        return None;
+    }
+    let mut walk = node.walk();
+    let mut parts = node.named_children(&mut walk);
+    let wrapped = parts.find_map(|part| function_of_item(language, part));
+    wrapped.filter(|found| found.item.start_byte() <= node.start_byte())
 }
 
 /// The function below, where `at` is in a comment, decorator or attribute directly above it.
@@ -129,17 +155,11 @@ fn announced_function(language: Language, root: Node<'_>, at: usize) -> Option<F
         }
         node = next;
     }
-    // The item itself may be wrapped: `export const f = () => 1`.
-    let mut cursor = node;
-    for _ in 0..6 {
-        if let Some(found) = as_function(language, cursor) {
-            return (found.item.start_byte() <= node.start_byte()).then_some(found);
-        }
-        let mut walk = cursor.walk();
-        let last = cursor.named_children(&mut walk).last();
-        cursor = last?;
+    // A comment that opens a Python body stands before the block's node.
+    if node.kind() == "block" {
+        node = node.named_child(0)?;
     }
-    None
+    function_of_item(language, node)
 }
 
 /// Whether a node stands above an item and belongs to it.
@@ -150,7 +170,7 @@ fn is_heading(kind: &str) -> bool {
 /// Where the decorators, attributes and comments directly above `item` start.
 fn heading_start(item: Node<'_>, text: &Rope) -> usize {
     let mut start = item;
-    while let Some(above) = start.prev_sibling() {
+    while let Some(above) = node_above(start) {
         let adjacent = last_row(above) + 1 >= start.start_position().row;
         let line_start = text.line_to_byte(text.byte_to_line(above.start_byte()));
         let opens_line = first_visible(text, line_start) == Some(above.start_byte());
@@ -160,6 +180,12 @@ fn heading_start(item: Node<'_>, text: &Rope) -> usize {
         start = above;
     }
     start.start_byte()
+}
+
+/// The sibling before `node`; for the first of a Python block, what stands before the block.
+fn node_above(node: Node<'_>) -> Option<Node<'_>> {
+    let block = || node.parent().filter(|parent| parent.kind() == "block");
+    node.prev_sibling().or_else(|| block()?.prev_sibling())
 }
 
 /// The last row with text of `node`; Rust's doc comments include their line end.

@@ -102,6 +102,11 @@ impl Lexer {
         )
     }
 
+    /// Whether we are in a string that three quotes opened.
+    pub(crate) fn in_triple_quotes(&self) -> bool {
+        matches!(self.state, State::Text { triple: true, .. })
+    }
+
     /// Reads the next character.
     pub(crate) fn push(&mut self, c: char) -> Option<Event> {
         let event = self.step(c);
@@ -301,7 +306,9 @@ impl Lexer {
                 } else {
                     State::Code
                 };
-                return Some(Event::QuoteClose(quote));
+                // Rust's character literals are short and have no opening event.
+                let literal = quote == '\'' && self.language == Some(Language::Rust);
+                return (!literal).then_some(Event::QuoteClose(quote));
             }
             _ => self.state = stay(false, 0),
         }

@@ -25,15 +25,19 @@ impl Repetition {
     /// repeat the cycle's first round.
     pub(crate) fn push(&mut self, c: char) -> Option<usize> {
         let mut found = None;
+        let mut longest_run = 0;
         for period in 1..=MAX_PERIOD.min(self.seen) {
             if self.back(period) != c {
                 self.runs[period] = 0;
                 continue;
             }
             self.runs[period] += 1;
-            if found.is_none() && self.runs[period] >= self.limit(period, c) {
-                found = Some(self.runs[period]);
+            let run = self.runs[period];
+            // A cycle of 3 is also one of 6 and of 9: the shortest has the longest run, and counts.
+            if found.is_none() && run > longest_run && run >= self.limit(period, c) {
+                found = Some(run);
             }
+            longest_run = longest_run.max(run);
         }
         self.recent[self.seen % MAX_PERIOD] = c;
         self.seen += 1;

@@ -1,6 +1,6 @@
 //! Makes what a model wrote fit what is already in the document.
 
-use crate::brackets::Brackets;
+use crate::brackets::{Brackets, Closer};
 use crate::caret::{Caret, IndentUnit, is_blank, leading_blanks};
 use crate::scope::{Scope, line_opens_block};
 use crate::stop::StopPolicy;
@@ -41,8 +41,8 @@ pub fn shape(raw: &str, caret: &Caret, scope: Scope) -> Option<Shaped> {
 /// Some models begin with the line that they were to continue.
 fn without_repeated_prefix<'text>(text: &'text str, caret: &Caret) -> &'text str {
     let prefix = caret.line_prefix().trim();
-    // A single word may well be the start of a longer one.
-    if prefix.chars().all(is_word) {
+    // A single word may well be the start of a longer one, and a ruler of a longer one.
+    if prefix.chars().all(is_word) || !prefix.contains(is_word) {
         return text;
     }
     let repeated = text.trim_start().strip_prefix(prefix);
@@ -77,12 +77,12 @@ fn indent(text: &str, caret: &Caret) -> String {
         out.push_str(&indenter.blanks(columns));
         out.push_str(first.trim());
     } else {
-        let glued = caret.line_prefix().ends_with([' ', '\t']);
-        out.push_str(if glued {
-            first.trim()
-        } else {
-            first.trim_end()
-        });
+        // One blank is the habit of a model; more are an alignment.
+        let spaced = caret.line_prefix().ends_with([' ', '\t']);
+        let habit = first
+            .strip_prefix(' ')
+            .filter(|rest| spaced && !rest.starts_with(' '));
+        out.push_str(habit.unwrap_or(first).trim_end());
     }
     for line in rest.into_iter().flat_map(|rest| rest.split('\n')) {
         out.push('\n');
@@ -206,7 +206,8 @@ fn without_lines_that_follow(text: &str, caret: &Caret) -> String {
         let kept = text.split('\n').take(first).collect::<Vec<_>>().join("\n");
         // A closing bracket that looks like the next line may still be the text's own.
         let only_closes = !tail.iter().any(|(_, line)| line.contains(is_word));
-        if only_closes && Brackets::read(&kept, caret).open > Brackets::read(text, caret).open {
+        let left_open = |text: &str| Brackets::read(text, caret).open.len();
+        if only_closes && left_open(&kept) > left_open(text) {
             continue;
         }
         return kept;
@@ -218,32 +219,39 @@ fn without_lines_that_follow(text: &str, caret: &Caret) -> String {
 /// the text and how many bytes on its right it replaces.
 fn fit_rest_of_line(text: String, caret: &Caret) -> (String, usize) {
     let mut text = text.trim_end().to_owned();
-    let rest = caret.line_suffix().trim_end();
+    let mut rest = caret.line_suffix().trim_end();
     if let Some(kept) = without_whole_rest(&text, rest.trim_start(), caret) {
-        return (kept.to_owned(), 0);
+        text.truncate(kept);
+        rest = "";
     }
 
-    let mut unmatched = Brackets::read(&text, caret).unmatched;
-    let closers: Vec<(usize, char)> = rest
-        .char_indices()
-        .filter(|(_, c)| !c.is_whitespace())
-        .take_while(|(_, c)| is_closer(*c))
-        .collect();
-    let shared = unmatched
-        .iter()
-        .zip(&closers)
-        .take_while(|((_, a), (_, b))| a == b)
-        .count();
+    let Brackets {
+        mut unmatched,
+        open: mut reopened,
+    } = Brackets::read(&text, caret);
+    let closers = leading_closers(rest, caret);
+    let same = |(a, b): &(&Closer, &Closer)| a.closer == b.closer;
+    let shared = unmatched.iter().zip(&closers).take_while(same).count();
 
-    // A closer that the line does not have must be missing in the document.
+    // A closer that the line does not have must be missing in the document, or be opened again as in
+    // `} else {`.
     let open: Vec<_> = caret.open_brackets().iter().rev().collect();
     let excess = (shared..unmatched.len()).find(|&at| {
-        !open
-            .get(at)
-            .is_some_and(|open| open.closer == unmatched[at].1 && !open.closed)
+        let closer = unmatched[at].closer;
+        let Some(open) = open.get(at).filter(|open| open.closer == closer) else {
+            return true;
+        };
+        let again = reopened.iter().position(|&reopened| reopened == closer);
+        if open.closed
+            && let Some(again) = again
+        {
+            reopened.remove(again);
+            return false;
+        }
+        open.closed
     });
     if let Some(at) = excess {
-        text.truncate(unmatched[at].0);
+        text.truncate(unmatched[at].bytes.start);
         text.truncate(text.trim_end().len());
         unmatched.truncate(at);
     }
@@ -253,20 +261,33 @@ fn fit_rest_of_line(text: String, caret: &Caret) -> (String, usize) {
         text.truncate(text.len() - overlap);
         return (text, 0);
     }
-    let tail = squeeze(&text[unmatched[0].0..]);
-    if squeeze(rest).starts_with(&tail) {
-        text.truncate(unmatched[0].0);
+    let first = unmatched[0].bytes.start;
+    if squeeze(rest).starts_with(&squeeze(&text[first..])) {
+        text.truncate(first);
         return (text, 0);
     }
-    let (at, closer) = closers[shared - 1];
-    let replaced = at + closer.len_utf8();
+    let replaced = closers[shared - 1].bytes.end;
     let left = rest[replaced..].trim();
     let has_left = !left.is_empty() && !left.contains(is_word) && text.ends_with(left);
     (text, if has_left { rest.len() } else { replaced })
 }
 
-/// The text without the rest of the line, where that has words and the text ends with all of it.
-fn without_whole_rest<'text>(text: &'text str, rest: &str, caret: &Caret) -> Option<&'text str> {
+/// What the rest of the line closes before it says anything else.
+fn leading_closers(rest: &str, caret: &Caret) -> Vec<Closer> {
+    let mut closers = Brackets::read(rest, caret).unmatched;
+    let mut end = 0;
+    let leading = closers.iter().take_while(|closer| {
+        let adjacent = rest.get(end..closer.bytes.start).is_some_and(is_blank);
+        end = closer.bytes.end;
+        adjacent
+    });
+    let leading = leading.count();
+    closers.truncate(leading);
+    closers
+}
+
+/// Where the rest of the line begins in the text, if that has words and the text ends with all of it.
+fn without_whole_rest(text: &str, rest: &str, caret: &Caret) -> Option<usize> {
     if !rest.contains(is_word) {
         return None;
     }
@@ -275,7 +296,7 @@ fn without_whole_rest<'text>(text: &'text str, rest: &str, caret: &Caret) -> Opt
     // The closers at the end must be the line's, not the text's own.
     let closes = Brackets::read(text, caret).unmatched.len();
     let rest_closes = Brackets::read(rest, caret).unmatched.len();
-    (!in_word && closes >= rest_closes).then_some(kept)
+    (!in_word && closes >= rest_closes).then_some(kept.len())
 }
 
 /// Bytes at the end of `text` that are the beginning of `rest`: punctuation other than closers, whose

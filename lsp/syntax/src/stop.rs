@@ -155,17 +155,29 @@ impl StopPolicy {
             self.end = Some(self.end_of_line_above());
         } else {
             self.blank_lines = 0;
-            let lines: Vec<&str> = self.text.lines().filter(|line| !is_blank(line)).collect();
-            if let Some(repeated) = repeated_lines(&lines) {
-                let kept = lines[lines.len() - repeated - 1];
-                // Lines are slices of the text: where the kept one ends is where the text ends.
-                self.end = Some(kept.as_ptr() as usize - self.text.as_ptr() as usize + kept.len());
-            }
+            self.end = self.end_of_first_round();
         }
         self.lines += 1;
         if self.end.is_none() && (self.lines >= MAX_LINES || self.closed_block) {
             self.end = Some(self.text.len());
         }
+    }
+
+    /// Where the first round ends, if the lines so far go round in circles.
+    fn end_of_first_round(&self) -> Option<usize> {
+        let mut end = 0;
+        let (ends, lines): (Vec<usize>, Vec<&str>) = self
+            .text
+            .split_inclusive('\n')
+            .map(|line| {
+                end += line.len();
+                (end, line.trim())
+            })
+            .filter(|(_, line)| !line.is_empty())
+            .unzip();
+        let repeated = repeated_lines(&lines)?;
+        let end = ends[lines.len() - repeated - 1];
+        Some(self.text[..end].trim_end().len())
     }
 
     /// At the first character of a line that is not a blank.
@@ -254,14 +266,13 @@ impl StopPolicy {
             .rev()
             .nth(repeated - 1)
             .map_or(0, |(at, _)| at);
+        // A cycle of lines need not begin with one; what is kept ends with one.
+        let end = self.text[end..]
+            .find('\n')
+            .map_or(end, |line_end| end + line_end);
         let (kept, cycles) = self.text.split_at(end);
-        let kept = match kept.rfind('\n') {
-            // A cycle of lines leaves whole lines.
-            Some(line_end) if cycles.contains('\n') && !kept.ends_with('\n') => &kept[..line_end],
-            _ => kept,
-        };
         let is_word = |c: char| c.is_alphanumeric() || c == '_';
-        let in_word = kept.len() == end && cycles.starts_with(is_word) && kept.ends_with(is_word);
+        let in_word = cycles.starts_with(is_word) && kept.ends_with(is_word);
         let kept = if in_word {
             kept.trim_end_matches(is_word)
         } else {

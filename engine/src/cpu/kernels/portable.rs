@@ -1,0 +1,201 @@
+//! Plain Rust: the definition of every kernel, and the fallback on any machine.
+
+use half::{bf16, f16};
+
+use super::{
+    DenseFormat, DenseTile, FloatRows, Int4Tile, KvBlock, LINE_BYTES, LINE_INPUTS, QuantizedRows, SMALLEST_AMAX,
+    SoftmaxState, TILE, Table, exp,
+};
+
+pub(super) static TABLE: Table = Table {
+    quantize_row,
+    int4_dot_i8,
+    int4_dot_f32,
+    dense_dot,
+    attend_block,
+    f16_to_f32,
+    rms_norm,
+    silu_mul,
+};
+
+pub(super) fn quantize_row(x: &[f32], group_size: usize, values: &mut [i8], scales: &mut [f32], sums: &mut [i32]) {
+    for (g, group) in x.chunks_exact(group_size).enumerate() {
+        let values = &mut values[g * group_size..][..group_size];
+        let Some((scale, inverse)) = group_scale(largest_magnitude(group)) else {
+            values.fill(0);
+            scales[g] = f32::NAN;
+            sums[g] = 0;
+            continue;
+        };
+        let mut sum = 0;
+        for (value, x) in values.iter_mut().zip(group) {
+            let rounded = (x * inverse).round_ties_even() as i32;
+            *value = rounded as i8;
+            sum += rounded;
+        }
+        scales[g] = scale;
+        sums[g] = sum;
+    }
+}
+
+/// Largest absolute value; NaN or infinity when the group holds one. Compared as integers, where NaN
+/// is above infinity and infinity above every number.
+fn largest_magnitude(group: &[f32]) -> f32 {
+    f32::from_bits(group.iter().map(|x| x.to_bits() & 0x7fff_ffff).max().unwrap_or(0))
+}
+
+/// `(scale, 1 / scale)` of a group; `None` when it is not finite.
+pub(super) fn group_scale(largest: f32) -> Option<(f32, f32)> {
+    if !largest.is_finite() {
+        None
+    } else if largest < SMALLEST_AMAX {
+        Some((0.0, 0.0))
+    } else {
+        Some((largest / 127.0, 127.0 / largest))
+    }
+}
+
+fn int4_dot_i8(tile: &Int4Tile<'_>, x: &QuantizedRows<'_>, first_row: usize, out: &mut [[f32; TILE]]) {
+    let groups = tile.groups();
+    for (t, out) in out.iter_mut().enumerate() {
+        let row = first_row + t;
+        let values = &x.values[row * x.width..][..x.width];
+        *out = [0.0; TILE];
+        for g in 0..groups {
+            let mut dots = [0i32; TILE];
+            let lines = &tile.weights[g * tile.group_size * 8..][..tile.group_size * 8];
+            for (l, line) in lines.chunks_exact(LINE_BYTES).enumerate() {
+                let values = &values[g * tile.group_size + l * LINE_INPUTS..][..LINE_INPUTS];
+                for (dot, word) in dots.iter_mut().zip(line.chunks_exact(4)) {
+                    for j in 0..4 {
+                        *dot += i32::from(word[j] & 15) * i32::from(values[j]);
+                        *dot += i32::from(word[j] >> 4) * i32::from(values[4 + j]);
+                    }
+                }
+            }
+            let (scale, sum) = (x.scales[row * groups + g], x.sums[row * groups + g]);
+            for (n, out) in out.iter_mut().enumerate() {
+                let weight_scale = f16::from_bits(tile.scales[g * TILE + n]).to_f32();
+                let zero = i32::from(tile.zeros[g * TILE + n]);
+                *out += (weight_scale * scale) * (dots[n] - zero * sum) as f32;
+            }
+        }
+    }
+}
+
+fn int4_dot_f32(tile: &Int4Tile<'_>, x: &FloatRows<'_>, first_row: usize, out: &mut [[f32; TILE]]) {
+    for (t, out) in out.iter_mut().enumerate() {
+        let values = &x.values[(first_row + t) * x.width..][..x.width];
+        *out = [0.0; TILE];
+        for g in 0..tile.groups() {
+            let zeros: [f32; TILE] = std::array::from_fn(|n| f32::from(tile.zeros[g * TILE + n]));
+            let mut dots = [0.0f32; TILE];
+            let lines = &tile.weights[g * tile.group_size * 8..][..tile.group_size * 8];
+            for (l, line) in lines.chunks_exact(LINE_BYTES).enumerate() {
+                let values = &values[g * tile.group_size + l * LINE_INPUTS..][..LINE_INPUTS];
+                for (n, word) in line.chunks_exact(4).enumerate() {
+                    for j in 0..4 {
+                        dots[n] += (f32::from(word[j] & 15) - zeros[n]) * values[j];
+                        dots[n] += (f32::from(word[j] >> 4) - zeros[n]) * values[4 + j];
+                    }
+                }
+            }
+            for (n, out) in out.iter_mut().enumerate() {
+                *out += f16::from_bits(tile.scales[g * TILE + n]).to_f32() * dots[n];
+            }
+        }
+    }
+}
+
+fn dense_dot(tile: &DenseTile<'_>, x: &FloatRows<'_>, first_row: usize, out: &mut [[f32; TILE]]) {
+    match tile.format {
+        DenseFormat::F16 => dense(tile, x, first_row, out, |bytes| f16::from_ne_bytes(bytes).to_f32()),
+        DenseFormat::Bf16 => dense(tile, x, first_row, out, |bytes| bf16::from_ne_bytes(bytes).to_f32()),
+        DenseFormat::F32 => dense(tile, x, first_row, out, f32::from_ne_bytes),
+    }
+}
+
+fn dense<const BYTES: usize>(
+    tile: &DenseTile<'_>,
+    x: &FloatRows<'_>,
+    first_row: usize,
+    out: &mut [[f32; TILE]],
+    widen: impl Fn([u8; BYTES]) -> f32,
+) {
+    // One widened line serves all rows.
+    out.fill([0.0; TILE]);
+    for (k, line) in tile.weights.as_chunks::<BYTES>().0.chunks_exact(TILE).enumerate() {
+        let weights: [f32; TILE] = std::array::from_fn(|n| widen(line[n]));
+        for (t, out) in out.iter_mut().enumerate() {
+            let value = x.values[(first_row + t) * x.width + k];
+            for (out, weight) in out.iter_mut().zip(&weights) {
+                *out += weight * value;
+            }
+        }
+    }
+}
+
+fn attend_block(query: &[f32], block: &KvBlock<'_>, state: &mut SoftmaxState, accumulator: &mut [f32]) {
+    let mut scores = [0.0f32; TILE];
+    for (q, keys) in query.iter().zip(block.keys.chunks_exact(TILE)) {
+        for (score, key) in scores.iter_mut().zip(keys) {
+            *score += q * key;
+        }
+    }
+    let scores = &mut scores[..block.visible];
+    let max = scores.iter().fold(state.max, |max, score| max.max(*score));
+    let shrink = exp(state.max - max);
+    let mut sum = 0.0;
+    for score in scores.iter_mut() {
+        *score = exp(*score - max);
+        sum += *score;
+    }
+    *state = SoftmaxState { max, sum: state.sum * shrink + sum };
+    for value in accumulator.iter_mut() {
+        *value *= shrink;
+    }
+    for (weight, values) in scores.iter().zip(block.values.chunks_exact(query.len())) {
+        for (total, value) in accumulator.iter_mut().zip(values) {
+            *total += weight * value;
+        }
+    }
+}
+
+fn f16_to_f32(from: &[u16], to: &mut [f32]) {
+    for (to, from) in to.iter_mut().zip(from) {
+        *to = f16::from_bits(*from).to_f32();
+    }
+}
+
+fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+    // Sixteen partial sums: the shape of the vector versions, and more accurate than one.
+    let mut squares = [0.0f32; TILE];
+    for chunk in x.chunks(TILE) {
+        for (square, x) in squares.iter_mut().zip(chunk) {
+            *square += x * x;
+        }
+    }
+    let scale = rms_scale(squares.iter().sum(), x.len(), eps);
+    for ((out, x), weight) in out.iter_mut().zip(x).zip(weight) {
+        *out = x * scale * weight;
+    }
+}
+
+pub(super) fn rms_scale(sum_of_squares: f32, count: usize, eps: f32) -> f32 {
+    1.0 / (sum_of_squares / count as f32 + eps).sqrt()
+}
+
+pub(super) fn silu_mul(gate: &[f32], up: &[f32], out: &mut [f32]) {
+    for ((out, gate), up) in out.iter_mut().zip(gate).zip(up) {
+        *out = gate / (1.0 + exp(-gate)) * up;
+    }
+}
+
+/// See [`super::exp`] for the method.
+pub(super) fn exp(x: f32) -> f32 {
+    let x = x.clamp(exp::LOWEST, exp::HIGHEST);
+    let n = (x * exp::LOG2_E).round_ties_even();
+    let r = x - n * exp::LN2_HIGH - n * exp::LN2_LOW;
+    let polynomial = exp::TAYLOR.iter().fold(0.0, |value, coefficient| value * r + coefficient);
+    polynomial * f32::from_bits(((n as i32 + 127) as u32) << 23)
+}

@@ -1,0 +1,358 @@
+//! Choosing a token from a row of logits.
+
+use std::cmp::Ordering;
+
+use crate::request::SamplingParams;
+
+/// Why no token could be chosen.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SamplingError {
+    /// A logit is not a number, or +infinity.
+    #[error(
+        "the model produced an invalid logit ({value}) for token {id}; its weights are damaged or overflow"
+    )]
+    InvalidLogit {
+        /// The token it belongs to.
+        id: u32,
+        /// `NaN` or `inf`.
+        value: String,
+    },
+    /// No token is possible: every logit is -infinity.
+    #[error(
+        "the model gave every token a probability of zero; its weights are damaged or overflow"
+    )]
+    NothingPossible,
+}
+
+/// Chooses a token from `logits` (one per token id). `position` is the token's place in its sequence:
+/// with the same seed, the same logits give the same token at the same position, however often the
+/// sequence was interrupted and computed again.
+///
+/// # Errors
+/// When the logits are not usable; see [`SamplingError`].
+pub fn sample(
+    logits: &[f32],
+    params: &SamplingParams,
+    seed: u64,
+    position: u64,
+) -> Result<u32, SamplingError> {
+    let best = argmax(logits)?;
+    if params.temperature == 0.0 || params.top_k == 1 {
+        return Ok(best);
+    }
+    let weigh = Weigher {
+        max: f64::from(logits[best as usize]),
+        temperature: f64::from(params.temperature),
+    };
+    let random = uniform(seed, position);
+    let top_k = if params.top_k == 0 {
+        logits.len()
+    } else {
+        params.top_k.min(logits.len())
+    };
+    if top_k == logits.len() && params.top_p >= 1.0 {
+        let weights: Vec<f64> = logits.iter().map(|&logit| weigh.weight(logit)).collect();
+        let total: f64 = weights.iter().sum();
+        return Ok(draw((0..).zip(weights), random * total).unwrap_or(best));
+    }
+    let kept = truncated(logits, &weigh, top_k, f64::from(params.top_p));
+    let total = kept.iter().map(|&(_, weight)| weight).sum::<f64>();
+    Ok(draw(kept.into_iter(), random * total).unwrap_or(best))
+}
+
+/// The likeliest token; of equals, the one with the lowest id.
+///
+/// # Errors
+/// When a logit is NaN or +infinity, or all are -infinity.
+pub fn argmax(logits: &[f32]) -> Result<u32, SamplingError> {
+    // Independent lanes, which the compiler turns into SIMD; a vocabulary is wide.
+    const LANES: usize = 16;
+    let mut best = [f32::NEG_INFINITY; LANES];
+    let mut all_valid = true;
+    let (chunks, rest) = logits.as_chunks::<LANES>();
+    for chunk in chunks {
+        for (best, &logit) in best.iter_mut().zip(chunk) {
+            // False for NaN, too.
+            all_valid &= logit < f32::INFINITY;
+            *best = if logit > *best { logit } else { *best };
+        }
+    }
+    all_valid &= rest.iter().all(|&logit| logit < f32::INFINITY);
+    if !all_valid {
+        let is_invalid = |logit: f32| logit.is_nan() || logit == f32::INFINITY;
+        let invalid = (0..).zip(logits).find(|&(_, &logit)| is_invalid(logit));
+        let (id, logit) = invalid.expect("one of them is invalid");
+        return Err(SamplingError::InvalidLogit {
+            id,
+            value: logit.to_string(),
+        });
+    }
+    let best = best
+        .iter()
+        .chain(rest)
+        .copied()
+        .fold(f32::NEG_INFINITY, f32::max);
+    match logits.iter().position(|&logit| logit == best) {
+        Some(id) if best > f32::NEG_INFINITY => Ok(id as u32),
+        _ => Err(SamplingError::NothingPossible),
+    }
+}
+
+/// The `count` likeliest tokens with their natural log-probabilities, best first.
+pub fn top_logprobs(logits: &[f32], count: usize) -> Vec<(u32, f32)> {
+    if count == 0 {
+        return Vec::new();
+    }
+    let log_total = log_sum_exp(logits);
+    likeliest(logits, count)
+        .into_iter()
+        .map(|id| (id, (f64::from(logits[id as usize]) - log_total) as f32))
+        .collect()
+}
+
+/// The natural log-probability of token `id`, in float64.
+pub fn log_probability(logits: &[f32], id: u32) -> f64 {
+    f64::from(logits[id as usize]) - log_sum_exp(logits)
+}
+
+fn log_sum_exp(logits: &[f32]) -> f64 {
+    let max = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+    max + logits
+        .iter()
+        .map(|&logit| (f64::from(logit) - max).exp())
+        .sum::<f64>()
+        .ln()
+}
+
+/// Ids of the `count` largest logits, largest first; of equals, the lower id first.
+fn likeliest(logits: &[f32], count: usize) -> Vec<u32> {
+    let order = |&a: &u32, &b: &u32| -> Ordering {
+        logits[b as usize]
+            .total_cmp(&logits[a as usize])
+            .then(a.cmp(&b))
+    };
+    let mut ids: Vec<u32> = (0..logits.len() as u32).collect();
+    if count < ids.len() {
+        ids.select_nth_unstable_by(count, order);
+        ids.truncate(count);
+    }
+    ids.sort_unstable_by(order);
+    ids
+}
+
+/// Tokens kept by top-k and then top-p, likeliest first, with their weights. The probabilities that
+/// top-p adds up are those among the `top_k` tokens.
+fn truncated(logits: &[f32], weigh: &Weigher, top_k: usize, top_p: f64) -> Vec<(u32, f64)> {
+    let weights = |ids: Vec<u32>| -> Vec<(u32, f64)> {
+        ids.into_iter()
+            .map(|id| (id, weigh.weight(logits[id as usize])))
+            .collect()
+    };
+    if top_p >= 1.0 {
+        return weights(likeliest(logits, top_k));
+    }
+    // A nucleus is small as a rule: sorting a whole vocabulary for it would cost milliseconds.
+    let whole = (top_k == logits.len())
+        .then(|| logits.iter().map(|&logit| weigh.weight(logit)).sum::<f64>());
+    let mut count = top_k.min(256);
+    loop {
+        let mut kept = weights(likeliest(
+            logits,
+            if whole.is_some() { count } else { top_k },
+        ));
+        let total = whole.unwrap_or_else(|| kept.iter().map(|&(_, weight)| weight).sum());
+        let mut sum = 0.0;
+        let enough = kept.iter().position(|&(_, weight)| {
+            sum += weight;
+            sum >= top_p * total
+        });
+        match enough {
+            Some(last) => kept.truncate(last + 1),
+            None if kept.len() < top_k => {
+                count = (count * 8).min(top_k);
+                continue;
+            }
+            None => {}
+        }
+        return kept;
+    }
+}
+
+/// Draws by cumulated weight. `None` when rounding left `target` past the end.
+fn draw(weights: impl Iterator<Item = (u32, f64)>, mut target: f64) -> Option<u32> {
+    for (id, weight) in weights {
+        if target < weight {
+            return Some(id);
+        }
+        target -= weight;
+    }
+    None
+}
+
+/// Unnormalized probability of a logit: 1 for the largest.
+struct Weigher {
+    max: f64,
+    temperature: f64,
+}
+
+impl Weigher {
+    fn weight(&self, logit: f32) -> f64 {
+        ((f64::from(logit) - self.max) / self.temperature).exp()
+    }
+}
+
+/// A number in `0..1` that depends on nothing but `seed` and `position`: two rounds of splitmix64.
+fn uniform(seed: u64, position: u64) -> f64 {
+    let bits = splitmix64(splitmix64(seed) ^ position);
+    (bits >> 11) as f64 / (1u64 << 53) as f64
+}
+
+/// Steele, Lea and Flood's splitmix64: one step from the state `state`.
+fn splitmix64(state: u64) -> u64 {
+    let mut z = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+/// A seed for a request that gave none.
+pub(crate) fn random_seed() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(0u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const LOGITS: [f32; 5] = [0.0, 1.0, 2.0, f32::NEG_INFINITY, 1.5];
+
+    fn params(temperature: f32, top_k: usize, top_p: f32) -> SamplingParams {
+        SamplingParams {
+            temperature,
+            top_k,
+            top_p,
+            ..SamplingParams::default()
+        }
+    }
+
+    /// Frequencies of each token over many positions.
+    fn frequencies(params: &SamplingParams) -> [f64; 5] {
+        let draws = 20_000;
+        let mut counts = [0.0; 5];
+        for position in 0..draws {
+            counts[sample(&LOGITS, params, 42, position).expect("usable logits") as usize] +=
+                1.0 / draws as f64;
+        }
+        counts
+    }
+
+    #[test]
+    fn greedy_takes_the_lowest_id_of_equals() {
+        assert_eq!(
+            sample(&[1.0, 3.0, 3.0, 2.0], &params(0.0, 0, 1.0), 0, 0),
+            Ok(1)
+        );
+        assert_eq!(
+            sample(&[1.0, 3.0, 3.0, 2.0], &params(1.0, 1, 1.0), 0, 0),
+            Ok(1)
+        );
+    }
+
+    #[test]
+    fn a_wide_row_is_searched_as_a_narrow_one() {
+        for width in [15, 16, 17, 1000] {
+            for place in [0, 1, 13, width - 2] {
+                let mut logits = vec![-1.0; width];
+                logits[place] = 0.5;
+                assert_eq!(argmax(&logits), Ok(place as u32));
+                logits[width - 1] = 0.5;
+                assert_eq!(argmax(&logits), Ok(place as u32), "the lowest of equals");
+                logits[place] = f32::NAN;
+                assert!(argmax(&logits).is_err());
+            }
+        }
+    }
+
+    #[test]
+    fn unusable_logits_are_an_error_that_names_the_token() {
+        let error = sample(&[0.0, f32::NAN], &params(0.0, 0, 1.0), 0, 0).expect_err("NaN");
+        assert!(
+            error.to_string().contains("NaN") && error.to_string().contains("token 1"),
+            "{error}"
+        );
+        assert!(argmax(&[f32::INFINITY]).is_err());
+        assert_eq!(
+            argmax(&[f32::NEG_INFINITY; 3]),
+            Err(SamplingError::NothingPossible)
+        );
+    }
+
+    #[test]
+    fn temperature_gives_the_softmax_distribution() {
+        for temperature in [0.5f32, 1.0, 2.0] {
+            let weights = LOGITS.map(|logit| f64::from(logit / temperature).exp());
+            let total: f64 = weights.iter().sum();
+            let seen = frequencies(&params(temperature, 0, 1.0));
+            for (frequency, weight) in seen.iter().zip(weights) {
+                assert!((frequency - weight / total).abs() < 0.015, "{seen:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn top_k_keeps_the_k_likeliest_in_proportion() {
+        let seen = frequencies(&params(1.0, 2, 1.0));
+        assert_eq!((seen[0], seen[1], seen[3]), (0.0, 0.0, 0.0));
+        let expected = 1.0 / (1.0 + (-0.5f64).exp());
+        assert!((seen[2] - expected).abs() < 0.015, "{seen:?}");
+    }
+
+    #[test]
+    fn top_p_keeps_the_smallest_set_that_reaches_p() {
+        // Probabilities: 0.474, 0.288, 0.174, 0.064 for tokens 2, 4, 1, 0.
+        let kept = |top_p| frequencies(&params(1.0, 0, top_p)).map(|frequency| frequency > 0.0);
+        assert_eq!(kept(0.4), [false, false, true, false, false]);
+        assert_eq!(kept(0.7), [false, false, true, false, true]);
+        assert_eq!(kept(0.85), [false, true, true, false, true]);
+        assert_eq!(kept(0.95), [true, true, true, false, true]);
+    }
+
+    #[test]
+    fn a_nucleus_wider_than_the_first_guess_is_found() {
+        let logits = vec![0.0f32; 5_000];
+        let weigh = Weigher {
+            max: 0.0,
+            temperature: 1.0,
+        };
+        assert_eq!(truncated(&logits, &weigh, 5_000, 0.5).len(), 2_500);
+        assert_eq!(truncated(&logits, &weigh, 4_000, 0.5).len(), 2_000);
+    }
+
+    #[test]
+    fn logprobs_are_normalized_and_sorted() {
+        let top = top_logprobs(&LOGITS, 3);
+        assert_eq!(top.iter().map(|&(id, _)| id).collect::<Vec<_>>(), [2, 4, 1]);
+        let total: f64 = (0..5).map(|id| log_probability(&LOGITS, id).exp()).sum();
+        assert!((total - 1.0).abs() < 1e-12);
+        assert!((f64::from(top[0].1) - log_probability(&LOGITS, 2)).abs() < 1e-6);
+        assert_eq!(top_logprobs(&LOGITS, 99).len(), 5);
+    }
+
+    proptest! {
+        #[test]
+        fn draws_depend_on_seed_and_position_alone(
+            logits in prop::collection::vec(-5.0f32..5.0, 1..40),
+            temperature in 0.1f32..3.0, top_k in 0usize..10, top_p in 0.05f32..1.0,
+            seed: u64, position: u64,
+        ) {
+            let params = params(temperature, top_k, top_p);
+            let id = sample(&logits, &params, seed, position).expect("usable logits");
+            prop_assert_eq!(sample(&logits, &params, seed, position), Ok(id));
+            let rank = likeliest(&logits, logits.len()).iter().position(|&other| other == id).expect("an id");
+            prop_assert!(top_k == 0 || rank < top_k);
+        }
+    }
+}

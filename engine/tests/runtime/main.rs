@@ -1,0 +1,8 @@
+//! The engine's runtime (scheduler, prefix cache, streams, thread) over a toy backend, and its tokenizer.
+
+mod inspect;
+mod lifecycle;
+mod property;
+mod scheduling;
+mod tokenizer;
+mod toy_backend;

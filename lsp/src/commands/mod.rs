@@ -1,0 +1,130 @@
+//! The subcommands of `redstart`.
+
+mod complete;
+mod demo;
+mod doctor;
+mod inspect;
+mod lsp;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use redstart_engine::engine::{EngineOptions, KvCacheSize};
+use tracing_subscriber::EnvFilter;
+
+use crate::model::{ModelSource, RunOptions};
+use crate::plugins::PluginFiles;
+
+/// A language server with the language model inside it.
+///
+/// Editors start `redstart lsp`; see the pages under editors/ for the lines to paste. To see it work
+/// without an editor, run `redstart demo`. Nothing you type leaves this machine.
+#[derive(Parser)]
+#[command(name = "redstart", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve an editor over standard input and output
+    Lsp(lsp::LspArgs),
+    /// Watch completions appear while a few lines are typed
+    Demo(demo::DemoArgs),
+    /// Complete code at a place in a file
+    Complete(complete::CompleteArgs),
+    /// Ask a model for log-probabilities and greedy tokens, as JSON lines
+    Inspect(inspect::InspectArgs),
+    /// Say what works on this machine and what does not
+    Doctor(doctor::DoctorArgs),
+}
+
+/// Which model, and how to run it.
+#[derive(Args, Clone)]
+struct ModelArgs {
+    /// A Hugging Face model directory (config.json, tokenizer.json, *.safetensors). Default: the small
+    /// model inside this program
+    #[arg(long, value_name = "DIR")]
+    model: Option<PathBuf>,
+
+    /// Worker threads. Default: the physical cores, at most eight
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+
+    /// Memory for the KV cache, in MB
+    #[arg(long, value_name = "MB", default_value_t = 512)]
+    kv_cache_mb: usize,
+
+    /// Longest prompt plus answer, in tokens. Default: what the model allows, as far as the cache holds it
+    #[arg(long, value_name = "N")]
+    max_model_len: Option<usize>,
+
+    /// A prompt plugin (a .wasm component) to use instead of the shipped ones; may be repeated
+    #[arg(long, value_name = "FILE")]
+    plugin: Vec<PathBuf>,
+}
+
+impl ModelArgs {
+    fn source(&self) -> ModelSource {
+        ModelSource::from_option(self.model.clone())
+    }
+
+    fn options(&self) -> RunOptions {
+        RunOptions {
+            threads: self.threads,
+            exact: false,
+            engine: EngineOptions {
+                kv_cache: KvCacheSize::Bytes(self.kv_cache_mb << 20),
+                max_model_len: self.max_model_len,
+                ..EngineOptions::default()
+            },
+        }
+    }
+
+    fn plugins(&self) -> PluginFiles {
+        PluginFiles(self.plugin.clone())
+    }
+}
+
+/// Parses the command line and runs the command.
+pub fn run() -> ExitCode {
+    let cli = Cli::parse();
+    log_to_stderr(if matches!(cli.command, Command::Lsp(_)) { "info" } else { "warn" });
+    let result = match cli.command {
+        Command::Lsp(args) => lsp::run(args),
+        Command::Demo(args) => demo::run(args),
+        Command::Complete(args) => complete::run(args),
+        Command::Inspect(args) => inspect::run(args),
+        Command::Doctor(args) => doctor::run(args),
+    };
+    result.unwrap_or_else(|error| {
+        report(&format!("redstart: {error:#}"));
+        ExitCode::FAILURE
+    })
+}
+
+/// Log lines go to stderr, since stdout belongs to the protocol. `REDSTART_LOG=debug` shows more.
+fn log_to_stderr(default: &str) {
+    let filter = EnvFilter::try_from_env("REDSTART_LOG").unwrap_or_else(|_| EnvFilter::new(default));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+}
+
+/// A line on stderr. A closed stderr is no reason to die.
+fn report(line: &str) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+/// Text on stdout.
+fn print(text: &str) -> std::io::Result<()> {
+    use std::io::Write;
+    let mut stdout = std::io::stdout().lock();
+    stdout.write_all(text.as_bytes())?;
+    stdout.flush()
+}
+
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()
+}

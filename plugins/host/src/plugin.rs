@@ -1,0 +1,189 @@
+//! A loaded plugin: its calls, and its standing.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::oneshot;
+use wasmtime::Store;
+
+use crate::check;
+use crate::error::PluginError;
+use crate::host::{Guard, PluginHost};
+use crate::prompt::bindings::{PromptPlugin, PromptPluginPre};
+use crate::prompt::{Answer, Context, Info, Prompt};
+
+/// A plugin ready to be called. Cheap to clone; the clones share their standing.
+#[derive(Clone)]
+pub struct Plugin {
+    host: Arc<PluginHost>,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    name: String,
+    info: Info,
+    pre: PromptPluginPre<Guard>,
+    standing: Mutex<Standing>,
+}
+
+#[derive(Default)]
+struct Standing {
+    /// Failures since the last success.
+    failures: u32,
+    last: String,
+}
+
+impl Plugin {
+    /// Asks the plugin what it is; the first of its code to run.
+    pub(crate) fn new(
+        host: Arc<PluginHost>,
+        name: &str,
+        pre: PromptPluginPre<Guard>,
+    ) -> Result<Self, PluginError> {
+        let (reply, answer) = std::sync::mpsc::sync_channel(1);
+        let of_job = pre.clone();
+        host.submit(move |sandbox| {
+            let info = sandbox.enter(|store| {
+                let instance = of_job.instantiate(&mut *store)?;
+                instance.redstart_prompt_plugin().call_describe(store)
+            });
+            // Nobody waits any more only if the loading thread is gone.
+            let _ = reply.send(info);
+        });
+        let info = answer.recv().unwrap_or_else(|_| Err(lost()))?;
+        check::info(&info)?;
+        let shared = Shared {
+            name: name.to_owned(),
+            info,
+            pre,
+            standing: Mutex::default(),
+        };
+        Ok(Self {
+            host,
+            shared: Arc::new(shared),
+        })
+    }
+
+    /// The name it was loaded under.
+    pub fn name(&self) -> &str {
+        &self.shared.name
+    }
+
+    /// What the plugin says of itself.
+    pub fn info(&self) -> &Info {
+        &self.shared.info
+    }
+
+    /// Whether the plugin builds prompts for this task (`complete`, `review`).
+    pub fn has_task(&self, task: &str) -> bool {
+        self.shared.info.tasks.iter().any(|known| known == task)
+    }
+
+    /// The prompt for this context, checked: every control token is one the model has. Dropping the
+    /// future before the call has begun cancels it; later it runs to its end, which is near.
+    ///
+    /// # Errors
+    /// Why there is none; the caller falls back to [`crate::builtin::complete`] or tells the user.
+    pub async fn build(&self, context: Context) -> Result<Prompt, PluginError> {
+        let input_bytes = check::context_bytes(&context);
+        self.call(input_bytes, move |plugin, store| {
+            let prompt = plugin
+                .redstart_prompt_plugin()
+                .call_build(store, &context)?;
+            Ok(prompt
+                .map_err(PluginError::Returned)
+                .and_then(|prompt| check::prompt(prompt, &context)))
+        })
+        .await
+    }
+
+    /// What the model's raw text means, for the same context that `build` was given.
+    ///
+    /// # Errors
+    /// As [`Plugin::build`].
+    pub async fn finish(&self, context: Context, raw: String) -> Result<Answer, PluginError> {
+        let input_bytes = check::context_bytes(&context) + raw.len();
+        self.call(input_bytes, move |plugin, store| {
+            let answer = plugin
+                .redstart_prompt_plugin()
+                .call_finish(store, &context, &raw)?;
+            Ok(answer
+                .map_err(PluginError::Returned)
+                .and_then(|answer| check::answer(answer, &context)))
+        })
+        .await
+    }
+
+    /// Why the plugin is not called any more, if it is not.
+    pub fn suspended(&self) -> Option<PluginError> {
+        let standing = self.standing();
+        (standing.failures >= self.host.limits().failures).then(|| PluginError::Suspended {
+            failures: standing.failures,
+            last: standing.last.clone(),
+        })
+    }
+
+    /// Gives a suspended plugin another chance.
+    pub fn resume(&self) {
+        *self.standing() = Standing::default();
+    }
+
+    async fn call<T: Send + 'static>(
+        &self,
+        input_bytes: usize,
+        call: impl FnOnce(PromptPlugin, &mut Store<Guard>) -> wasmtime::Result<Result<T, PluginError>>
+        + Send
+        + 'static,
+    ) -> Result<T, PluginError> {
+        if let Some(suspended) = self.suspended() {
+            return Err(suspended);
+        }
+        let limit = self.host.limits().input_bytes;
+        if input_bytes > limit {
+            return Err(PluginError::ContextTooLarge {
+                bytes: input_bytes,
+                limit,
+            });
+        }
+        let (reply, answer) = oneshot::channel();
+        let shared = self.shared.clone();
+        self.host.submit(move |sandbox| {
+            if reply.is_closed() {
+                return;
+            }
+            let result = sandbox
+                .enter(|store| call(shared.pre.instantiate(&mut *store)?, store))
+                .flatten();
+            // The standing is kept here, where it does not depend on someone still waiting.
+            shared.note(&result);
+            let _ = reply.send(result);
+        });
+        answer.await.unwrap_or_else(|_| Err(lost()))
+    }
+
+    fn standing(&self) -> std::sync::MutexGuard<'_, Standing> {
+        self.shared.standing()
+    }
+}
+
+impl Shared {
+    fn standing(&self) -> std::sync::MutexGuard<'_, Standing> {
+        self.standing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note<T>(&self, result: &Result<T, PluginError>) {
+        let mut standing = self.standing();
+        match result {
+            Err(error) if error.is_misbehaviour() => {
+                standing.failures += 1;
+                standing.last = error.to_string();
+                tracing::warn!(plugin = self.name, failures = standing.failures, %error, "plugin failed");
+            }
+            _ => *standing = Standing::default(),
+        }
+    }
+}
+
+/// The job's channel closed without an answer: it panicked in the host.
+fn lost() -> PluginError {
+    PluginError::Sandbox("the call was lost; the log says more".to_owned())
+}
