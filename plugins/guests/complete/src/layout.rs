@@ -57,7 +57,8 @@ pub(crate) fn build(context: &Context) -> Result<Prompt, String> {
             ));
         }
     }
-    let default_tokens = if context.single_line { 48 } else { 160 };
+    let wanted_tokens = if context.single_line { 48 } else { 160 };
+    let default_tokens = wanted_tokens.min(context.model.context_tokens / 4);
     Ok(Prompt {
         segments,
         stop: if context.single_line {

@@ -103,7 +103,8 @@ pub(crate) fn build(context: &Context) -> Result<Prompt, String> {
         segments,
         stop: Vec::new(),
         stop_control: known_controls(&context.model, &STOPS),
-        max_tokens: number_fact(&context.facts, "max-tokens")?.unwrap_or(MAX_TOKENS),
+        max_tokens: number_fact(&context.facts, "max-tokens")?
+            .unwrap_or(MAX_TOKENS.min(context.model.context_tokens / 3)),
         prompt_tokens: 0,
         facts: Vec::new(),
     })

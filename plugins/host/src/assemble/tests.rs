@@ -2,6 +2,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use proptest::prelude::*;
 
+use super::trim::STEP;
 use super::*;
 use crate::prompt::{Stability, Trim};
 
@@ -159,7 +160,7 @@ fn lower_weights_are_cut_first() {
         cut.spans[2].cut_tokens > 0 && cut.spans[0].cut_tokens == 0 && cut.spans[1].cut_tokens == 0
     );
     // Far over: the lighter one is gone, and the heavier one lost whole blocks at its start.
-    let cut = assemble(&prompt, 45).unwrap();
+    let cut = assemble(&prompt, 50).unwrap();
     assert!(cut.spans[2].tokens.is_empty());
     assert_eq!(cut.tokens[..cut.tokens.len() - 1], encode(&lines(8..20)));
 }
@@ -187,17 +188,13 @@ fn a_line_longer_than_the_budget_is_cut_in_steps() {
         .tokens
     };
     let tokens = of_budget(500);
-    assert!(tokens.len() > 500 - trim_step() && tokens.len() <= 500);
-    assert_eq!((2000 - tokens.len()) % trim_step(), 0);
+    assert!(tokens.len() > 500 - STEP && tokens.len() <= 500);
+    assert_eq!((2000 - tokens.len()) % STEP, 0);
     assert_eq!(
         tokens,
         of_budget(tokens.len() + 1),
         "the cut holds until a whole step more must go"
     );
-}
-
-fn trim_step() -> usize {
-    64
 }
 
 #[test]

@@ -4,7 +4,7 @@ use super::{AssembleError, Part};
 use crate::prompt::Trim;
 
 /// Where a block longer than what must go is cut, as a last resort: at multiples of this many tokens.
-const STEP: usize = 64;
+pub(super) const STEP: usize = 64;
 
 /// Cuts `parts` until they have at most `budget` tokens together.
 pub(super) fn fit(parts: &mut [Part<'_>], budget: usize) -> Result<(), AssembleError> {

@@ -8,7 +8,7 @@ use redstart_plugins::prompt::{ChatFrame, Context, Model, Piece, Snippet};
 
 /// A built guest: of `REDSTART_GUESTS_DIR` where `cargo xtask plugins --check` sets it, else the
 /// committed one.
-pub fn guest(name: &str) -> Vec<u8> {
+pub(crate) fn guest(name: &str) -> Vec<u8> {
     let committed = concat!(env!("CARGO_MANIFEST_DIR"), "/../guests/built");
     let folder = std::env::var_os("REDSTART_GUESTS_DIR")
         .map_or_else(|| PathBuf::from(committed), PathBuf::from);
@@ -17,7 +17,7 @@ pub fn guest(name: &str) -> Vec<u8> {
 }
 
 /// A completion in the middle of a Python file.
-pub fn completion(layout: &str) -> Context {
+pub(crate) fn completion(layout: &str) -> Context {
     let tokens = [
         "<|endoftext|>",
         "<|fim_prefix|>",
@@ -55,7 +55,7 @@ pub fn completion(layout: &str) -> Context {
 }
 
 /// A review of a Python function.
-pub fn review() -> Context {
+pub(crate) fn review() -> Context {
     let control = |token: &str| Piece::Control(token.into());
     let text = |text: &str| Piece::Text(text.into());
     let mut context = completion("line-last");
