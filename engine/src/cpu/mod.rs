@@ -1,4 +1,4 @@
-//! The CPU backend: int4 or plain weights, int8 or float activations, paged fp16 KV.
+//! The CPU backend: int4 or plain weights, int8-digit or float activations, paged fp16 KV.
 //!
 //! [`kernels`] has the inner loops for each instruction set, [`weights`] the repacked matrices,
 //! [`linear`] and [`attention`] spread work over the [`threads`], and this file is the forward pass.
@@ -36,7 +36,7 @@ use crate::step_plan::{BLOCK_SIZE, StepPlan};
 pub struct CpuOptions {
     /// Threads, the engine's own included; [`threads::default_threads`] when `None`.
     pub threads: Option<usize>,
-    /// Keep activations in `f32` instead of rounding them to int8: slower, for reference.
+    /// Keep activations in `f32` instead of rounding them to pairs of int8 digits: slower, for reference.
     pub exact: bool,
     /// Instruction set; the machine's best when `None`.
     pub isa: Option<Isa>,
