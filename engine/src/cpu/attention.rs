@@ -85,7 +85,10 @@ impl Attention {
 
     /// Attention of one layer. `qkv` is `[rows][query heads, then key heads, then value heads]`, before rotation;
     /// the step's keys and values are in the cache already. `output` is `[rows][query heads * head_dim]`.
-    #[expect(clippy::too_many_arguments, reason = "the parts of one layer; a struct of them would be built only here")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the parts of one layer; a struct of them would be built only here"
+    )]
     pub(super) fn run(
         &self,
         kernels: Kernels,
@@ -122,7 +125,14 @@ impl Attention {
     }
 
     /// Rotates and scales the queries of a task and clears its sums.
-    fn load_queries(&self, scratch: &mut Scratch, rows: &RowGroup, kv_head: usize, rotary: &Rotary, qkv: &[f32]) {
+    fn load_queries(
+        &self,
+        scratch: &mut Scratch,
+        rows: &RowGroup,
+        kv_head: usize,
+        rotary: &Rotary,
+        qkv: &[f32],
+    ) {
         let width = (self.group + 2) * self.num_kv_heads * self.head_dim;
         let columns = self.group * self.head_dim;
         let scale = 1.0 / (self.head_dim as f32).sqrt();

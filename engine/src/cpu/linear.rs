@@ -145,7 +145,9 @@ fn dot(
         (Matrix::Int4(matrix), None) => {
             kernels.int4_dot_f32(&matrix.tile(tile), &input.floats(), first_row, results);
         }
-        (Matrix::Dense(matrix), _) => kernels.dense_dot(&matrix.tile(tile), &input.floats(), first_row, results),
+        (Matrix::Dense(matrix), _) => {
+            kernels.dense_dot(&matrix.tile(tile), &input.floats(), first_row, results)
+        }
     }
 }
 
@@ -170,7 +172,7 @@ unsafe impl<T: Send> Sync for DisjointRows<'_, T> {}
 
 impl<'a, T> DisjointRows<'a, T> {
     pub(super) fn new(array: &'a mut [T], width: usize) -> Self {
-        let rows = if width == 0 { 0 } else { array.len() / width };
+        let rows = array.len().checked_div(width).unwrap_or(0);
         Self { start: array.as_mut_ptr(), rows, width, array: std::marker::PhantomData }
     }
 

@@ -172,7 +172,10 @@ impl CpuBackend {
         }
         let mut next_row = 0;
         for sequence in &plan.sequences {
-            if sequence.rows.start != next_row || sequence.rows.is_empty() || sequence.rows.end > plan.num_rows() {
+            if sequence.rows.start != next_row
+                || sequence.rows.is_empty()
+                || sequence.rows.end > plan.num_rows()
+            {
                 return wrong(format!("rows {:?} do not follow row {next_row}", sequence.rows));
             }
             next_row = sequence.rows.end;
@@ -296,7 +299,12 @@ impl CpuBackend {
         let rows = plan.logits_rows.len();
         buffers.normed.fill(kernels, pool, rows, |row, to| {
             let from = plan.logits_rows[row] as usize * config.hidden_size;
-            kernels.rms_norm(&hidden[from..][..config.hidden_size], &model.final_norm, config.rms_norm_eps, to);
+            kernels.rms_norm(
+                &hidden[from..][..config.hidden_size],
+                &model.final_norm,
+                config.rms_norm_eps,
+                to,
+            );
         });
         logits.resize(rows * config.vocab_size, 0.0);
         linear::run(kernels, pool, &[&model.head], &buffers.normed, logits, Write::Store);
@@ -358,8 +366,9 @@ impl Model {
         } else {
             Linear::load(checkpoint, pool, "lm_head", [hidden, vocab], false)?
         };
-        let layers =
-            (0..config.num_layers).map(|index| Layer::load(checkpoint, pool, index)).collect::<Result<_, _>>()?;
+        let layers = (0..config.num_layers)
+            .map(|index| Layer::load(checkpoint, pool, index))
+            .collect::<Result<_, _>>()?;
         let final_norm = checkpoint.tensor("model.norm.weight", &[hidden])?.to_f32()?;
         Ok(Self { embedding, layers, final_norm, head })
     }

@@ -1,10 +1,15 @@
 //! AVX2 with FMA and F16C: a tile is two registers of eight outputs.
 
+#![expect(
+    clippy::needless_range_loop,
+    reason = "constant-length loops over register arrays; several arrays share each index"
+)]
+
 use std::arch::x86_64::*;
 
 use super::{
-    DIGITS, DenseFormat, DenseTile, FloatRows, Int4Tile, KvBlock, LINE_BYTES, LINE_INPUTS, LOW_DIGIT_BITS, QuantizedRows,
-    SoftmaxState, TILE, Table, exp, portable,
+    DIGITS, DenseFormat, DenseTile, FloatRows, Int4Tile, KvBlock, LINE_BYTES, LINE_INPUTS, LOW_DIGIT_BITS,
+    QuantizedRows, SoftmaxState, TILE, Table, exp, portable,
 };
 
 pub(super) static TABLE: Table = Table {
@@ -32,7 +37,8 @@ fn quantize_row(x: &[f32], group_size: usize, digits: &mut [i8], scales: &mut [f
         let digits = &mut digits[g * group_size * DIGITS..][..group_size * DIGITS];
         let mut largest = _mm256_setzero_si256();
         for chunk in group.chunks_exact(LANES) {
-            largest = _mm256_max_epu32(largest, _mm256_and_si256(_mm256_castps_si256(load(chunk)), magnitude));
+            largest =
+                _mm256_max_epu32(largest, _mm256_and_si256(_mm256_castps_si256(load(chunk)), magnitude));
         }
         let largest = to_ints(largest).into_iter().max().unwrap_or(0);
         let Some((scale, inverse)) = portable::group_scale(f32::from_bits(largest as u32)) else {
@@ -51,7 +57,9 @@ fn quantize_row(x: &[f32], group_size: usize, digits: &mut [i8], scales: &mut [f
             let high = _mm256_srai_epi32::<{ LOW_DIGIT_BITS as i32 }>(_mm256_add_epi32(rounded, half));
             let low = _mm256_sub_epi32(rounded, _mm256_slli_epi32::<{ LOW_DIGIT_BITS as i32 }>(high));
             // SAFETY: `digits` has 16 bytes.
-            unsafe { _mm_storeu_si128(digits.as_mut_ptr().cast(), _mm_packs_epi16(narrow(high), narrow(low))) };
+            unsafe {
+                _mm_storeu_si128(digits.as_mut_ptr().cast(), _mm_packs_epi16(narrow(high), narrow(low)))
+            };
         }
         scales[g] = scale;
         sums[g] = to_ints(sum).into_iter().sum();
@@ -67,7 +75,12 @@ fn int4_dot_i8(tile: &Int4Tile<'_>, x: &QuantizedRows<'_>, first_row: usize, out
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-fn int4_i8_halves<const ROWS: usize>(tile: &Int4Tile<'_>, x: &QuantizedRows<'_>, row: usize, out: &mut [[f32; TILE]]) {
+fn int4_i8_halves<const ROWS: usize>(
+    tile: &Int4Tile<'_>,
+    x: &QuantizedRows<'_>,
+    row: usize,
+    out: &mut [[f32; TILE]],
+) {
     int4_i8_block::<ROWS, 1>(tile, x, row, 0, out);
     int4_i8_block::<ROWS, 1>(tile, x, row, 1, out);
 }
@@ -87,7 +100,8 @@ fn int4_i8_block<const ROWS: usize, const HALVES: usize>(
     out: &mut [[f32; TILE]],
 ) {
     let groups = tile.groups();
-    let rows: [&[i8]; ROWS] = std::array::from_fn(|t| &x.digits[(row + t) * x.width * DIGITS..][..x.width * DIGITS]);
+    let rows: [&[i8]; ROWS] =
+        std::array::from_fn(|t| &x.digits[(row + t) * x.width * DIGITS..][..x.width * DIGITS]);
     let low_nibbles = _mm256_set1_epi8(15);
     let place_values = [_mm256_set1_epi16(1 << LOW_DIGIT_BITS), _mm256_set1_epi16(1)];
     let mut totals = [[_mm256_setzero_ps(); HALVES]; ROWS];
@@ -137,7 +151,8 @@ fn int4_i8_block<const ROWS: usize, const HALVES: usize>(
             let zero = _mm256_cvtps_epi32(zero);
             for t in 0..ROWS {
                 let (x_scale, x_sum) = (x.scales[(row + t) * groups + g], x.sums[(row + t) * groups + g]);
-                let centred = _mm256_sub_epi32(sums[t][h], _mm256_mullo_epi32(zero, _mm256_set1_epi32(x_sum)));
+                let centred =
+                    _mm256_sub_epi32(sums[t][h], _mm256_mullo_epi32(zero, _mm256_set1_epi32(x_sum)));
                 let scale = _mm256_mul_ps(scale, _mm256_set1_ps(x_scale));
                 totals[t][h] = _mm256_fmadd_ps(scale, _mm256_cvtepi32_ps(centred), totals[t][h]);
             }
@@ -171,7 +186,12 @@ fn int4_dot_f32(tile: &Int4Tile<'_>, x: &FloatRows<'_>, first_row: usize, out: &
 
 /// `ROWS` tokens over one tile, four sums per token and half whatever `ROWS` is.
 #[target_feature(enable = "avx2,fma,f16c")]
-fn int4_f32_block<const ROWS: usize>(tile: &Int4Tile<'_>, x: &FloatRows<'_>, row: usize, out: &mut [[f32; TILE]]) {
+fn int4_f32_block<const ROWS: usize>(
+    tile: &Int4Tile<'_>,
+    x: &FloatRows<'_>,
+    row: usize,
+    out: &mut [[f32; TILE]],
+) {
     let rows: [&[f32]; ROWS] = std::array::from_fn(|t| &x.values[(row + t) * x.width..][..x.width]);
     let nibble = _mm256_set1_epi32(15);
     for half in 0..2 {

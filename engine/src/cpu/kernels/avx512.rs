@@ -1,10 +1,15 @@
 //! AVX-512 with VNNI: one tile is one register, four products and their sum one instruction.
 
+#![expect(
+    clippy::needless_range_loop,
+    reason = "constant-length loops over register arrays; several arrays share each index"
+)]
+
 use std::arch::x86_64::*;
 
 use super::{
-    DIGITS, DenseFormat, DenseTile, FloatRows, Int4Tile, KvBlock, LINE_BYTES, LINE_INPUTS, LOW_DIGIT_BITS, QuantizedRows,
-    SoftmaxState, TILE, Table, exp, portable,
+    DIGITS, DenseFormat, DenseTile, FloatRows, Int4Tile, KvBlock, LINE_BYTES, LINE_INPUTS, LOW_DIGIT_BITS,
+    QuantizedRows, SoftmaxState, TILE, Table, exp, portable,
 };
 
 pub(super) static TABLE: Table = Table {
@@ -25,7 +30,8 @@ fn quantize_row(x: &[f32], group_size: usize, digits: &mut [i8], scales: &mut [f
         let digits = &mut digits[g * group_size * DIGITS..][..group_size * DIGITS];
         let mut largest = _mm512_setzero_si512();
         for chunk in group.chunks_exact(TILE) {
-            largest = _mm512_max_epu32(largest, _mm512_and_si512(_mm512_castps_si512(load(chunk)), magnitude));
+            largest =
+                _mm512_max_epu32(largest, _mm512_and_si512(_mm512_castps_si512(load(chunk)), magnitude));
         }
         let largest = f32::from_bits(_mm512_reduce_max_epu32(largest));
         let Some((scale, inverse)) = portable::group_scale(largest) else {
@@ -84,14 +90,20 @@ fn int4_i8_block<const ROWS: usize, const CHAINS: usize>(
             let input = g * tile.group_size + l * LINE_INPUTS;
             // SAFETY: `line` has LINE_BYTES.
             let line = unsafe { _mm512_loadu_si512(line.as_ptr().cast()) };
-            let nibbles =
-                [_mm512_and_si512(line, low_nibbles), _mm512_and_si512(_mm512_srli_epi16::<4>(line), low_nibbles)];
+            let nibbles = [
+                _mm512_and_si512(line, low_nibbles),
+                _mm512_and_si512(_mm512_srli_epi16::<4>(line), low_nibbles),
+            ];
             for t in 0..ROWS {
                 for digit in 0..DIGITS {
                     for (n, nibbles) in nibbles.into_iter().enumerate() {
                         // SAFETY: `input + 8 <= x.width`: the line lies inside group `g`; 4 of its digits.
                         let four = unsafe {
-                            rows[t].as_ptr().add(input * DIGITS + digit * LINE_INPUTS + 4 * n).cast::<i32>().read_unaligned()
+                            rows[t]
+                                .as_ptr()
+                                .add(input * DIGITS + digit * LINE_INPUTS + 4 * n)
+                                .cast::<i32>()
+                                .read_unaligned()
                         };
                         let sum = &mut sums[t][digit][n % CHAINS];
                         *sum = _mm512_dpbusd_epi32(*sum, nibbles, _mm512_set1_epi32(four));
@@ -140,7 +152,12 @@ fn int4_dot_f32(tile: &Int4Tile<'_>, x: &FloatRows<'_>, first_row: usize, out: &
 
 /// `ROWS` tokens over one tile, four sums per token whatever `ROWS` is.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
-fn int4_f32_block<const ROWS: usize>(tile: &Int4Tile<'_>, x: &FloatRows<'_>, row: usize, out: &mut [[f32; TILE]]) {
+fn int4_f32_block<const ROWS: usize>(
+    tile: &Int4Tile<'_>,
+    x: &FloatRows<'_>,
+    row: usize,
+    out: &mut [[f32; TILE]],
+) {
     let rows: [&[f32]; ROWS] = std::array::from_fn(|t| &x.values[(row + t) * x.width..][..x.width]);
     let nibble = _mm512_set1_epi32(15);
     let mut totals = [_mm512_setzero_ps(); ROWS];

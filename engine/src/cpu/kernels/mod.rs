@@ -232,12 +232,15 @@ impl SoftmaxState {
 
 type Outputs<'a> = &'a mut [[f32; TILE]];
 
+/// `(row, group size, digits, scales, sums)`.
+type QuantizeRow = unsafe fn(&[f32], usize, &mut [i8], &mut [f32], &mut [i32]);
+
 /// The functions of one instruction set.
 ///
 /// The pointers are unsafe because calling one on a machine without its instruction set is undefined;
 /// [`Kernels::new`] is the only way to get a table and checks that, so the methods are safe.
 struct Table {
-    quantize_row: unsafe fn(&[f32], usize, &mut [i8], &mut [f32], &mut [i32]),
+    quantize_row: QuantizeRow,
     int4_dot_i8: unsafe fn(&Int4Tile<'_>, &QuantizedRows<'_>, usize, Outputs<'_>),
     int4_dot_f32: unsafe fn(&Int4Tile<'_>, &FloatRows<'_>, usize, Outputs<'_>),
     dense_dot: unsafe fn(&DenseTile<'_>, &FloatRows<'_>, usize, Outputs<'_>),
@@ -276,7 +279,14 @@ impl Kernels {
     }
 
     /// Rounds one row in groups of `group_size`; see [`QuantizedRows`] for the rule.
-    pub fn quantize_row(&self, x: &[f32], group_size: usize, digits: &mut [i8], scales: &mut [f32], sums: &mut [i32]) {
+    pub fn quantize_row(
+        &self,
+        x: &[f32],
+        group_size: usize,
+        digits: &mut [i8],
+        scales: &mut [f32],
+        sums: &mut [i32],
+    ) {
         let groups = x.len() / group_size;
         assert!(group_size.is_multiple_of(32) && x.len() == groups * group_size);
         assert!(digits.len() == DIGITS * x.len() && scales.len() == groups && sums.len() == groups);
@@ -286,7 +296,13 @@ impl Kernels {
 
     /// `out[t][n] = sum_g s[g][n] * sx[g] * (sum_k q[k][n] * v[k] - z[g][n] * sum_k v[k])` for rows
     /// `first_row + t`.
-    pub fn int4_dot_i8(&self, tile: &Int4Tile<'_>, x: &QuantizedRows<'_>, first_row: usize, out: Outputs<'_>) {
+    pub fn int4_dot_i8(
+        &self,
+        tile: &Int4Tile<'_>,
+        x: &QuantizedRows<'_>,
+        first_row: usize,
+        out: Outputs<'_>,
+    ) {
         tile.check();
         let (rows, groups) = (first_row + out.len(), tile.groups());
         assert!(x.width == tile.inputs() && x.group_size == tile.group_size);
@@ -315,7 +331,13 @@ impl Kernels {
     /// Folds one KV block into a query head's attention: updates the softmax state and the weighted
     /// sum of values `accumulator` (`[head_dim]`, relative to `state.max`, not yet divided by
     /// `state.sum`). `query` is already scaled. Slots beyond `visible` are never used.
-    pub fn attend_block(&self, query: &[f32], block: &KvBlock<'_>, state: &mut SoftmaxState, accumulator: &mut [f32]) {
+    pub fn attend_block(
+        &self,
+        query: &[f32],
+        block: &KvBlock<'_>,
+        state: &mut SoftmaxState,
+        accumulator: &mut [f32],
+    ) {
         let head_dim = query.len();
         assert!((1..=TILE).contains(&block.visible) && accumulator.len() == head_dim);
         assert!(block.keys.len() == TILE * head_dim && block.values.len() == TILE * head_dim);

@@ -3,8 +3,8 @@
 use half::{bf16, f16};
 
 use super::{
-    DIGITS, DenseFormat, DenseTile, FloatRows, Int4Tile, KvBlock, LARGEST_ROUNDED, LINE_BYTES, LINE_INPUTS, LOW_DIGIT_BITS,
-    QuantizedRows, SMALLEST_AMAX, SoftmaxState, TILE, Table, exp,
+    DIGITS, DenseFormat, DenseTile, FloatRows, Int4Tile, KvBlock, LARGEST_ROUNDED, LINE_BYTES, LINE_INPUTS,
+    LOW_DIGIT_BITS, QuantizedRows, SMALLEST_AMAX, SoftmaxState, TILE, Table, exp,
 };
 
 pub(super) static TABLE: Table = Table {
@@ -18,7 +18,13 @@ pub(super) static TABLE: Table = Table {
     silu_mul,
 };
 
-pub(super) fn quantize_row(x: &[f32], group_size: usize, digits: &mut [i8], scales: &mut [f32], sums: &mut [i32]) {
+pub(super) fn quantize_row(
+    x: &[f32],
+    group_size: usize,
+    digits: &mut [i8],
+    scales: &mut [f32],
+    sums: &mut [i32],
+) {
     for (g, group) in x.chunks_exact(group_size).enumerate() {
         let digits = &mut digits[g * group_size * DIGITS..][..group_size * DIGITS];
         let Some((scale, inverse)) = group_scale(largest_magnitude(group)) else {
@@ -28,7 +34,8 @@ pub(super) fn quantize_row(x: &[f32], group_size: usize, digits: &mut [i8], scal
             continue;
         };
         let mut sum = 0;
-        for (digits, x) in digits.chunks_exact_mut(DIGITS * LINE_INPUTS).zip(group.chunks_exact(LINE_INPUTS)) {
+        for (digits, x) in digits.chunks_exact_mut(DIGITS * LINE_INPUTS).zip(group.chunks_exact(LINE_INPUTS))
+        {
             let (high, low) = digits.split_at_mut(LINE_INPUTS);
             for ((high, low), x) in high.iter_mut().zip(low).zip(x) {
                 let rounded = (x * inverse).round_ties_even() as i32;

@@ -81,13 +81,20 @@ impl Int4Data {
             weights: (0..lines * LINE_BYTES)
                 .map(|_| if random.next().is_multiple_of(4) { 0xff } else { random.next() as u8 })
                 .collect(),
-            scales: (0..groups * TILE).map(|_| f16::from_f32(random.float().abs() * 0.01).to_bits()).collect(),
+            scales: (0..groups * TILE)
+                .map(|_| f16::from_f32(random.float().abs() * 0.01).to_bits())
+                .collect(),
             zeros: (0..groups * TILE).map(|_| (random.next() % 16) as u8).collect(),
         }
     }
 
     fn tile(&self) -> Int4Tile<'_> {
-        Int4Tile { group_size: self.group_size, weights: &self.weights, scales: &self.scales, zeros: &self.zeros }
+        Int4Tile {
+            group_size: self.group_size,
+            weights: &self.weights,
+            scales: &self.scales,
+            zeros: &self.zeros,
+        }
     }
 }
 
@@ -134,7 +141,10 @@ fn rounding_is_the_same_everywhere_and_close() {
             let expected = Rounded::new(portable(), &x, group_size);
             for (i, x) in x.iter().enumerate() {
                 let error = (expected.value(i, group_size) - x).abs();
-                assert!(error <= expected.scales[i / group_size] * 0.51 + SMALLEST_AMAX, "{x} rounded by {error}");
+                assert!(
+                    error <= expected.scales[i / group_size] * 0.51 + SMALLEST_AMAX,
+                    "{x} rounded by {error}"
+                );
             }
             for kernels in others() {
                 let found = Rounded::new(kernels, &x, group_size);
@@ -239,8 +249,8 @@ fn dense_dots_agree() {
                     kernels.dense_dot(&tile, &floats, t, &mut alone);
                     assert_eq!(alone[0], found[t], "the number of rows changed a result");
                     for n in 0..TILE {
-                        let products =
-                            (0..width).map(|k| (f64::from(weights[k * TILE + n]) * f64::from(x[t * width + k])).abs());
+                        let products = (0..width)
+                            .map(|k| (f64::from(weights[k * TILE + n]) * f64::from(x[t * width + k])).abs());
                         assert_close(found[t][n], expected[t][n], products.sum(), "dense");
                     }
                 }
@@ -257,7 +267,8 @@ fn attention_agrees_and_never_reads_hidden_slots() {
             let data: Vec<(Vec<f32>, Vec<f32>, usize)> = (0..blocks)
                 .map(|_| {
                     let visible = 1 + random.next() as usize % TILE;
-                    let (mut keys, mut values) = (random.floats(TILE * head_dim), random.floats(TILE * head_dim));
+                    let (mut keys, mut values) =
+                        (random.floats(TILE * head_dim), random.floats(TILE * head_dim));
                     // A reused block may hold anything beyond what the sequence has written.
                     keys.chunks_exact_mut(TILE).for_each(|keys| keys[visible..].fill(f32::NAN));
                     values[visible * head_dim..].fill(f32::INFINITY);
@@ -312,7 +323,11 @@ fn elementwise_kernels_agree() {
             }
             let bits: Vec<u16> = x.iter().map(|x| f16::from_f32(*x).to_bits()).collect();
             kernels.f16_to_f32(&bits, &mut out);
-            assert!(out.iter().zip(&bits).all(|(out, bits)| out.to_bits() == f16::from_bits(*bits).to_f32().to_bits()));
+            assert!(
+                out.iter()
+                    .zip(&bits)
+                    .all(|(out, bits)| out.to_bits() == f16::from_bits(*bits).to_f32().to_bits())
+            );
         }
     });
 }
