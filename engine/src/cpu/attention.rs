@@ -170,12 +170,13 @@ impl Attention {
                 }
                 let visible = BLOCK_SIZE.min(position + 1 - b * BLOCK_SIZE);
                 let block = KvBlock { keys, values, visible };
-                for head in r * self.group..(r + 1) * self.group {
+                let heads = r * self.group..(r + 1) * self.group;
+                for (head, state) in heads.clone().zip(&mut states[heads]) {
                     let columns = head * self.head_dim..(head + 1) * self.head_dim;
                     kernels.attend_block(
                         &queries[columns.clone()],
                         &block,
-                        &mut states[head],
+                        state,
                         &mut accumulators[columns],
                     );
                 }
