@@ -263,7 +263,7 @@ fn nano_continues_as_recorded() {
     }
 }
 
-/// Longest prompt of the bit-for-bit tests on the portable path, which is a hundred times slower.
+/// Longest prompt of the bit-for-bit tests on the portable path, which is far slower.
 const PORTABLE_PROMPT: usize = 70;
 
 /// Logits after every prompt token, each prompt alone and in one step: what all other ways to run it
