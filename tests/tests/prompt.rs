@@ -44,7 +44,8 @@ fn context(model: &LoadedModel, case: &Case) -> Context {
 
 #[tokio::test]
 async fn prompts_are_those_the_model_was_trained_on() {
-    let model = load(&ModelSource::Embedded, &RunOptions::default(), &PluginFiles::default()).expect("the model");
+    let model =
+        load(&ModelSource::Embedded, &RunOptions::default(), &PluginFiles::default()).expect("the model");
     let card = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/nano/expected.json");
     let cases: Vec<Case> = serde_json::from_slice(&std::fs::read(card).expect("the card")).expect("cases");
     assert!(cases.len() >= 10);
@@ -58,6 +59,11 @@ async fn prompts_are_those_the_model_was_trained_on() {
         // The built-in prompt that stands in for the plugin says the same, but for the file's name.
         let built_in = builtin::complete(&context);
         let assembled = model.assembler.assemble(&built_in, Budget::of(&built_in, 2048)).expect("tokens");
-        assert!(case.prompt.ends_with(&assembled.tokens), "{} {}: the built-in prompt", case.layout, case.file);
+        assert!(
+            case.prompt.ends_with(&assembled.tokens),
+            "{} {}: the built-in prompt",
+            case.layout,
+            case.file
+        );
     }
 }
