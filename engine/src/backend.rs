@@ -38,9 +38,7 @@ pub trait Backend: Send {
 #[derive(Debug, thiserror::Error)]
 pub enum BackendError {
     /// The KV pool does not fit.
-    #[error(
-        "not enough memory for the KV cache: {wanted_mb} MB wanted ({detail}); lower --kv-cache-mb"
-    )]
+    #[error("not enough memory for the KV cache: {wanted_mb} MB wanted ({detail}); lower --kv-cache-mb")]
     OutOfMemory {
         /// Megabytes asked for.
         wanted_mb: usize,

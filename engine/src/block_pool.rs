@@ -23,11 +23,7 @@ impl BlockPool {
         for block in 0..num_blocks {
             free.push_back(block as BlockId);
         }
-        Self {
-            ref_counts: vec![0; num_blocks],
-            free,
-            index: PrefixIndex::new(num_blocks, hasher),
-        }
+        Self { ref_counts: vec![0; num_blocks], free, index: PrefixIndex::new(num_blocks, hasher) }
     }
 
     /// Number of blocks.
@@ -48,10 +44,7 @@ impl BlockPool {
     /// A block to write to, with one reference and no content; `None` when all are referenced.
     pub fn allocate(&mut self) -> Option<BlockId> {
         let block = self.free.pop_front()?;
-        assert_eq!(
-            self.ref_counts[block as usize], 0,
-            "block {block} was free and referenced"
-        );
+        assert_eq!(self.ref_counts[block as usize], 0, "block {block} was free and referenced");
         if self.index.contains(block) {
             self.index.remove(block);
         }
@@ -76,10 +69,7 @@ impl BlockPool {
     /// # Panics
     /// When the block is not referenced or not full.
     pub fn publish(&mut self, parent: Option<BlockId>, tokens: &[u32], block: BlockId) -> BlockId {
-        assert!(
-            self.ref_counts[block as usize] > 0,
-            "block {block} is published by no owner"
-        );
+        assert!(self.ref_counts[block as usize] > 0, "block {block} is published by no owner");
         assert_eq!(tokens.len(), BLOCK_SIZE, "only full blocks are published");
         if let Some(canonical) = self.acquire_cached(parent, tokens) {
             assert_ne!(canonical, block, "block {block} is published twice");
@@ -99,10 +89,7 @@ impl BlockPool {
 
     fn release_one(&mut self, block: BlockId) {
         let count = &mut self.ref_counts[block as usize];
-        assert!(
-            *count > 0,
-            "block {block} is released more often than referenced"
-        );
+        assert!(*count > 0, "block {block} is released more often than referenced");
         *count -= 1;
         if *count > 0 {
             return;
@@ -127,11 +114,7 @@ impl FreeList {
     /// An empty list. The last slot of the arrays is the list's head, before the first and after the last.
     fn new(num_blocks: usize) -> Self {
         let head = num_blocks as BlockId;
-        Self {
-            next: vec![head; num_blocks + 1],
-            previous: vec![head; num_blocks + 1],
-            len: 0,
-        }
+        Self { next: vec![head; num_blocks + 1], previous: vec![head; num_blocks + 1], len: 0 }
     }
 
     fn head(&self) -> BlockId {
@@ -196,27 +179,12 @@ mod tests {
         let table = chain(&mut pool, &[0, 100, 200]);
         pool.release(table.clone());
         assert_eq!((pool.num_free(), pool.num_cached()), (4, 3));
-        assert_eq!(
-            pool.allocate(),
-            Some(3),
-            "the block that holds nothing goes first"
-        );
+        assert_eq!(pool.allocate(), Some(3), "the block that holds nothing goes first");
         assert_eq!(pool.allocate(), Some(table[2]));
         assert_eq!(pool.acquire_cached(None, &tokens(0)), Some(table[0]));
-        assert_eq!(
-            pool.acquire_cached(Some(table[0]), &tokens(100)),
-            Some(table[1])
-        );
-        assert_eq!(
-            pool.acquire_cached(Some(table[1]), &tokens(200)),
-            None,
-            "evicted"
-        );
-        assert_eq!(
-            pool.allocate(),
-            None,
-            "referenced blocks are not handed out"
-        );
+        assert_eq!(pool.acquire_cached(Some(table[0]), &tokens(100)), Some(table[1]));
+        assert_eq!(pool.acquire_cached(Some(table[1]), &tokens(200)), None, "evicted");
+        assert_eq!(pool.allocate(), None, "referenced blocks are not handed out");
     }
 
     #[test]

@@ -77,7 +77,9 @@ pub enum CheckpointError {
         detail: std::io::Error,
     },
     /// No weights in a known form.
-    #[error("{0} holds neither model.safetensors nor model.safetensors.index.json; only safetensors are supported")]
+    #[error(
+        "{0} holds neither model.safetensors nor model.safetensors.index.json; only safetensors are supported"
+    )]
     NoWeights(PathBuf),
     /// The configuration was refused.
     #[error("{model}: {source}")]
@@ -173,14 +175,20 @@ impl Checkpoint {
             return Err(CheckpointError::NoDirectory(directory.to_owned()));
         }
         let absolute = directory.canonicalize().unwrap_or_else(|_| directory.to_owned());
-        let name = absolute.file_name().map_or_else(|| "model".into(), |name| name.to_string_lossy().into_owned());
+        let name =
+            absolute.file_name().map_or_else(|| "model".into(), |name| name.to_string_lossy().into_owned());
         let config_json = read(&directory.join("config.json"))?;
         let generation_config = std::fs::read(directory.join("generation_config.json")).ok();
         let config = ModelConfig::parse(&config_json, generation_config.as_deref())
             .map_err(|source| CheckpointError::Config { model: name.clone(), source })?;
 
-        let mut checkpoint =
-            Self { name, directory: Some(directory.to_owned()), config, files: Vec::new(), tensors: HashMap::new() };
+        let mut checkpoint = Self {
+            name,
+            directory: Some(directory.to_owned()),
+            config,
+            files: Vec::new(),
+            tensors: HashMap::new(),
+        };
         let single = directory.join("model.safetensors");
         let index = directory.join("model.safetensors.index.json");
         if single.is_file() {
@@ -259,7 +267,12 @@ impl Checkpoint {
     ///
     /// # Errors
     /// When tensors are missing, have other shapes or types, or hold a scale that is not finite.
-    pub fn linear(&self, prefix: &str, input: usize, output: usize) -> Result<LinearWeights<'_>, CheckpointError> {
+    pub fn linear(
+        &self,
+        prefix: &str,
+        input: usize,
+        output: usize,
+    ) -> Result<LinearWeights<'_>, CheckpointError> {
         let weight = format!("{prefix}.weight");
         if self.find(&format!("{prefix}.qweight")).is_some() {
             return AwqLinear::find(self, prefix, input, output).map(LinearWeights::Awq);

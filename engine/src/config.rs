@@ -172,11 +172,9 @@ fn check_architecture(fields: &Fields) -> Result<(), ConfigError> {
     match fields.get("hidden_act") {
         None => Ok(()),
         Some(Value::String(name)) if name == "silu" => Ok(()),
-        Some(other) => Err(ConfigError::Unsupported {
-            what: "hidden_act",
-            found: other.to_string(),
-            supported: "silu",
-        }),
+        Some(other) => {
+            Err(ConfigError::Unsupported { what: "hidden_act", found: other.to_string(), supported: "silu" })
+        }
     }
 }
 
@@ -247,7 +245,9 @@ fn awq_group_size(fields: &Fields) -> Result<Option<usize>, ConfigError> {
     };
     match quantization.get("quant_method") {
         Some(Value::String(method)) if method.eq_ignore_ascii_case("awq") => {}
-        Some(other) => return unsupported("quantization_config.quant_method", other, "awq, or no quantization"),
+        Some(other) => {
+            return unsupported("quantization_config.quant_method", other, "awq, or no quantization");
+        }
         None => return Err(ConfigError::Missing { field: "quantization_config.quant_method".into() }),
     }
     match quantization.get("bits").or_else(|| quantization.get("w_bit")) {
@@ -265,7 +265,9 @@ fn awq_group_size(fields: &Fields) -> Result<Option<usize>, ConfigError> {
         Some(other) => return unsupported("quantization_config.zero_point", other, "true"),
     }
     match quantization.get("group_size").or_else(|| quantization.get("q_group_size")) {
-        Some(size) if matches!(size.as_u64(), Some(32 | 64 | 128)) => Ok(size.as_u64().map(|size| size as usize)),
+        Some(size) if matches!(size.as_u64(), Some(32 | 64 | 128)) => {
+            Ok(size.as_u64().map(|size| size as usize))
+        }
         Some(other) => unsupported("quantization_config.group_size", other, "32, 64 or 128"),
         None => Err(ConfigError::Missing { field: "quantization_config.group_size".into() }),
     }
@@ -355,7 +357,8 @@ mod tests {
     /// The sample with one field set, or removed where `value` is null.
     fn parse_with(path: &str, value: Value) -> Result<ModelConfig, String> {
         let mut config = sample();
-        config.pointer_mut(path.rsplit_once('/').unwrap().0).unwrap()[path.rsplit('/').next().unwrap()] = value;
+        config.pointer_mut(path.rsplit_once('/').unwrap().0).unwrap()[path.rsplit('/').next().unwrap()] =
+            value;
         ModelConfig::parse(config.to_string().as_bytes(), None).map_err(|error| error.to_string())
     }
 
@@ -384,7 +387,11 @@ mod tests {
     fn refusals_name_what_was_found_and_what_is_supported() {
         for (path, value, expected) in [
             ("/model_type", json!("llama"), ["\"llama\"", "qwen2"]),
-            ("/architectures", json!(["Qwen2ForSequenceClassification"]), ["SequenceClassification", "Qwen2ForCausalLM"]),
+            (
+                "/architectures",
+                json!(["Qwen2ForSequenceClassification"]),
+                ["SequenceClassification", "Qwen2ForCausalLM"],
+            ),
             ("/hidden_act", json!("gelu"), ["gelu", "silu"]),
             ("/use_sliding_window", json!(true), ["use_sliding_window", "full attention"]),
             ("/rope_scaling", json!({"type": "yarn", "factor": 4.0}), ["yarn", "default"]),

@@ -138,15 +138,8 @@ impl Engine {
         info.max_model_len = config.max_model_len;
         info.vocab_size = config.vocab_size;
         let scheduler = Scheduler::new(config, info.tokenizer.clone());
-        let state = State {
-            scheduler,
-            shutdown: false,
-            stopped: None,
-        };
-        let shared = Arc::new(Shared {
-            state: Mutex::new(state),
-            wake: Condvar::new(),
-        });
+        let state = State { scheduler, shutdown: false, stopped: None };
+        let shared = Arc::new(Shared { state: Mutex::new(state), wake: Condvar::new() });
         let thread = std::thread::Builder::new()
             .name("redstart-engine".into())
             .spawn({
@@ -154,11 +147,7 @@ impl Engine {
                 move || run_until_stopped(&shared, backend.as_mut())
             })
             .map_err(EngineError::Thread)?;
-        Ok(Self {
-            info,
-            shared,
-            thread: Some(thread),
-        })
+        Ok(Self { info, shared, thread: Some(thread) })
     }
 
     /// A snapshot of the engine's counters. Waits for no step.
@@ -221,9 +210,7 @@ fn configure(
         });
     }
     if options.max_sequences == 0 || options.max_waiting == 0 {
-        return Err(EngineError::BadOption(
-            "max_sequences and max_waiting must be at least 1".into(),
-        ));
+        return Err(EngineError::BadOption("max_sequences and max_waiting must be at least 1".into()));
     }
     if options.max_batch_tokens <= options.max_sequences {
         return Err(EngineError::BadOption(format!(
@@ -235,17 +222,10 @@ fn configure(
         (info.max_model_len.min(backend.max_positions()), "the model"),
         (num_blocks * BLOCK_SIZE, "the KV cache"),
     ];
-    let (limit, by) = limits
-        .into_iter()
-        .min_by_key(|&(limit, _)| limit)
-        .expect("there are two");
+    let (limit, by) = limits.into_iter().min_by_key(|&(limit, _)| limit).expect("there are two");
     let max_model_len = options.max_model_len.unwrap_or(limit);
     if max_model_len > limit {
-        return Err(EngineError::ContextTooLong {
-            wanted: max_model_len,
-            limit,
-            by,
-        });
+        return Err(EngineError::ContextTooLong { wanted: max_model_len, limit, by });
     }
     if max_model_len < 2 {
         return Err(EngineError::BadOption(format!(
@@ -276,9 +256,7 @@ fn run_until_stopped(shared: &Shared, backend: &mut dyn Backend) {
     let message = format!("the engine stopped: {reason}");
     state.stopped = Some(reason);
     // After a panic of the scheduler its contracts may not hold; then the receivers find their channel closed.
-    let told = catch_unwind(AssertUnwindSafe(|| {
-        state.scheduler.fail_all(&message, Instant::now())
-    }));
+    let told = catch_unwind(AssertUnwindSafe(|| state.scheduler.fail_all(&message, Instant::now())));
     if told.is_err() {
         tracing::error!("the scheduler was left in disorder");
     }
@@ -290,10 +268,7 @@ fn run(shared: &Shared, backend: &mut dyn Backend) {
     loop {
         let mut state = shared.lock();
         while !state.shutdown && !state.scheduler.has_work() {
-            state = shared
-                .wake
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
+            state = shared.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         if state.shutdown {
             return;
@@ -308,9 +283,7 @@ fn run(shared: &Shared, backend: &mut dyn Backend) {
             Ok(()) => state.scheduler.apply(&logits, Instant::now()),
             Err(error) => {
                 tracing::error!(%error, "the backend failed");
-                state
-                    .scheduler
-                    .fail_running(&error.to_string(), Instant::now());
+                state.scheduler.fail_running(&error.to_string(), Instant::now());
             }
         }
     }

@@ -52,18 +52,8 @@ impl Generation {
     pub fn channel() -> (GenerationSender, Generation) {
         let (sender, events) = mpsc::unbounded_channel();
         let cancelled = Arc::new(AtomicBool::new(false));
-        let generation = Generation {
-            events,
-            cancelled: Arc::clone(&cancelled),
-            finished: false,
-        };
-        (
-            GenerationSender {
-                events: sender,
-                cancelled,
-            },
-            generation,
-        )
+        let generation = Generation { events, cancelled: Arc::clone(&cancelled), finished: false };
+        (GenerationSender { events: sender, cancelled }, generation)
     }
 
     /// The next event, or `None` after the last. A generator that vanished counts as failed.
@@ -94,10 +84,7 @@ impl Generation {
 
     fn note(&mut self, event: Option<Event>) -> Event {
         let event = event.unwrap_or_else(|| {
-            Event::Finished(
-                FinishReason::Failed("the engine stopped".into()),
-                Usage::default(),
-            )
+            Event::Finished(FinishReason::Failed("the engine stopped".into()), Usage::default())
         });
         self.finished = matches!(event, Event::Finished(..));
         event

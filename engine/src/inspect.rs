@@ -133,33 +133,27 @@ pub fn inspect_batch(
         .collect();
     let answers: Vec<_> = generations
         .into_iter()
-        .map(
-            |started: Result<(InspectRequest, Generation), InspectError>| {
-                let (request, generation) = started?;
-                let answer = generation_answer(&request, generation)?;
-                Ok((request, answer))
-            },
-        )
+        .map(|started: Result<(InspectRequest, Generation), InspectError>| {
+            let (request, generation) = started?;
+            let answer = generation_answer(&request, generation)?;
+            Ok((request, answer))
+        })
         .collect();
     let likelihoods: Vec<_> = answers
         .into_iter()
-        .map(
-            |answer: Result<(InspectRequest, InspectAnswer), InspectError>| {
-                let (request, answer) = answer?;
-                let generation = generator.submit(likelihood_request(request))?;
-                Ok((answer, generation))
-            },
-        )
+        .map(|answer: Result<(InspectRequest, InspectAnswer), InspectError>| {
+            let (request, answer) = answer?;
+            let generation = generator.submit(likelihood_request(request))?;
+            Ok((answer, generation))
+        })
         .collect();
     likelihoods
         .into_iter()
-        .map(
-            |started: Result<(InspectAnswer, Generation), InspectError>| {
-                let (mut answer, mut generation) = started?;
-                answer.prompt_nll = drain(&mut generation, |_, _| {})?.prompt_nll;
-                Ok(answer)
-            },
-        )
+        .map(|started: Result<(InspectAnswer, Generation), InspectError>| {
+            let (mut answer, mut generation) = started?;
+            answer.prompt_nll = drain(&mut generation, |_, _| {})?.prompt_nll;
+            Ok(answer)
+        })
         .collect()
 }
 
@@ -171,19 +165,11 @@ fn generation_request(request: &InspectRequest) -> Request {
         top_logprobs: request.top,
         ..SamplingParams::default()
     };
-    Request {
-        params,
-        priority: Priority::Action,
-        ..Request::new(request.prompt.clone(), 0)
-    }
+    Request { params, priority: Priority::Action, ..Request::new(request.prompt.clone(), 0) }
 }
 
 fn likelihood_request(request: InspectRequest) -> Request {
-    let params = SamplingParams {
-        max_tokens: 0,
-        prompt_nll: true,
-        ..SamplingParams::default()
-    };
+    let params = SamplingParams { max_tokens: 0, prompt_nll: true, ..SamplingParams::default() };
     Request {
         params,
         priority: Priority::Action,

@@ -40,12 +40,7 @@ impl PrefixIndex {
     /// An empty index over a pool of `num_blocks`.
     pub fn new(num_blocks: usize, hasher: BlockHasher) -> Self {
         let entries = std::iter::repeat_with(|| None).take(num_blocks).collect();
-        Self {
-            hasher,
-            entries,
-            by_hash: HashMap::new(),
-            len: 0,
-        }
+        Self { hasher, entries, by_hash: HashMap::new(), len: 0 }
     }
 
     /// The block that holds `tokens` after the beginning that ends with `parent` (`None`: at position 0).
@@ -64,21 +59,13 @@ impl PrefixIndex {
     /// When the block is indexed already, its content is, or its parent is not.
     pub fn insert(&mut self, parent: Option<BlockId>, tokens: &[u32], block: BlockId) {
         assert!(!self.contains(block), "block {block} is already indexed");
-        debug_assert!(
-            self.find(parent, tokens).is_none(),
-            "the tokens of block {block} are already indexed"
-        );
+        debug_assert!(self.find(parent, tokens).is_none(), "the tokens of block {block} are already indexed");
         let tokens: [u32; BLOCK_SIZE] = tokens.try_into().expect("only full blocks are indexed");
         let hash = (self.hasher)(self.hash_of(parent), &tokens);
         if let Some(parent) = parent {
             self.entry_mut(parent).children += 1;
         }
-        self.entries[block as usize] = Some(Entry {
-            hash,
-            parent,
-            tokens,
-            children: 0,
-        });
+        self.entries[block as usize] = Some(Entry { hash, parent, tokens, children: 0 });
         self.by_hash.entry(hash).or_default().push(block);
         self.len += 1;
     }
@@ -88,20 +75,12 @@ impl PrefixIndex {
     /// # Panics
     /// When the block is not indexed, or one of its children still is.
     pub fn remove(&mut self, block: BlockId) {
-        let entry = self.entries[block as usize]
-            .take()
-            .expect("the block is indexed");
-        assert_eq!(
-            entry.children, 0,
-            "block {block} is evicted before the blocks that continue it"
-        );
+        let entry = self.entries[block as usize].take().expect("the block is indexed");
+        assert_eq!(entry.children, 0, "block {block} is evicted before the blocks that continue it");
         if let Some(parent) = entry.parent {
             self.entry_mut(parent).children -= 1;
         }
-        let same_hash = self
-            .by_hash
-            .get_mut(&entry.hash)
-            .expect("an indexed block is listed by its hash");
+        let same_hash = self.by_hash.get_mut(&entry.hash).expect("an indexed block is listed by its hash");
         same_hash.retain(|&other| other != block);
         if same_hash.is_empty() {
             self.by_hash.remove(&entry.hash);
@@ -129,15 +108,11 @@ impl PrefixIndex {
     }
 
     fn entry(&self, block: BlockId) -> &Entry {
-        self.entries[block as usize]
-            .as_ref()
-            .expect("the block is indexed")
+        self.entries[block as usize].as_ref().expect("the block is indexed")
     }
 
     fn entry_mut(&mut self, block: BlockId) -> &mut Entry {
-        self.entries[block as usize]
-            .as_mut()
-            .expect("the block is indexed")
+        self.entries[block as usize].as_mut().expect("the block is indexed")
     }
 }
 
@@ -173,16 +148,8 @@ mod tests {
             index.insert(Some(3), &block(50), 5);
             assert_eq!(index.find(None, &block(0)), Some(3));
             assert_eq!(index.find(Some(3), &block(50)), Some(5));
-            assert_eq!(
-                index.find(Some(4), &block(50)),
-                None,
-                "same tokens after another beginning"
-            );
-            assert_eq!(
-                index.find(None, &block(50)),
-                None,
-                "same tokens at another position"
-            );
+            assert_eq!(index.find(Some(4), &block(50)), None, "same tokens after another beginning");
+            assert_eq!(index.find(None, &block(50)), None, "same tokens at another position");
             index.insert(Some(4), &block(50), 6);
             assert_eq!(index.find(Some(4), &block(50)), Some(6));
             assert_eq!(index.len(), 4);

@@ -22,10 +22,7 @@ impl Request {
     pub fn new(prompt: Vec<u32>, max_tokens: usize) -> Self {
         Self {
             prompt,
-            params: SamplingParams {
-                max_tokens,
-                ..SamplingParams::default()
-            },
+            params: SamplingParams { max_tokens, ..SamplingParams::default() },
             priority: Priority::Typing,
             supersede_key: None,
             read_prefix_cache: true,

@@ -18,9 +18,7 @@ pub enum SamplingError {
         value: String,
     },
     /// No token is possible: every logit is -infinity.
-    #[error(
-        "the model gave every token a probability of zero; its weights are damaged or overflow"
-    )]
+    #[error("the model gave every token a probability of zero; its weights are damaged or overflow")]
     NothingPossible,
 }
 
@@ -40,16 +38,9 @@ pub fn sample(
     if params.temperature == 0.0 || params.top_k == 1 {
         return Ok(best);
     }
-    let weigh = Weigher {
-        max: f64::from(logits[best as usize]),
-        temperature: f64::from(params.temperature),
-    };
+    let weigh = Weigher { max: f64::from(logits[best as usize]), temperature: f64::from(params.temperature) };
     let random = uniform(seed, position);
-    let top_k = if params.top_k == 0 {
-        logits.len()
-    } else {
-        params.top_k.min(logits.len())
-    };
+    let top_k = if params.top_k == 0 { logits.len() } else { params.top_k.min(logits.len()) };
     if top_k == logits.len() && params.top_p >= 1.0 {
         let weights: Vec<f64> = logits.iter().map(|&logit| weigh.weight(logit)).collect();
         let total: f64 = weights.iter().sum();
@@ -82,16 +73,9 @@ pub fn argmax(logits: &[f32]) -> Result<u32, SamplingError> {
         let is_invalid = |logit: f32| logit.is_nan() || logit == f32::INFINITY;
         let invalid = (0..).zip(logits).find(|&(_, &logit)| is_invalid(logit));
         let (id, logit) = invalid.expect("one of them is invalid");
-        return Err(SamplingError::InvalidLogit {
-            id,
-            value: logit.to_string(),
-        });
+        return Err(SamplingError::InvalidLogit { id, value: logit.to_string() });
     }
-    let best = best
-        .iter()
-        .chain(rest)
-        .copied()
-        .fold(f32::NEG_INFINITY, f32::max);
+    let best = best.iter().chain(rest).copied().fold(f32::NEG_INFINITY, f32::max);
     match logits.iter().position(|&logit| logit == best) {
         Some(id) if best > f32::NEG_INFINITY => Ok(id as u32),
         _ => Err(SamplingError::NothingPossible),
@@ -117,19 +101,13 @@ pub fn log_probability(logits: &[f32], id: u32) -> f64 {
 
 fn log_sum_exp(logits: &[f32]) -> f64 {
     let max = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
-    max + logits
-        .iter()
-        .map(|&logit| (f64::from(logit) - max).exp())
-        .sum::<f64>()
-        .ln()
+    max + logits.iter().map(|&logit| (f64::from(logit) - max).exp()).sum::<f64>().ln()
 }
 
 /// Ids of the `count` largest logits, largest first; of equals, the lower id first.
 fn likeliest(logits: &[f32], count: usize) -> Vec<u32> {
     let order = |&a: &u32, &b: &u32| -> Ordering {
-        logits[b as usize]
-            .total_cmp(&logits[a as usize])
-            .then(a.cmp(&b))
+        logits[b as usize].total_cmp(&logits[a as usize]).then(a.cmp(&b))
     };
     let mut ids: Vec<u32> = (0..logits.len() as u32).collect();
     if count < ids.len() {
@@ -144,22 +122,16 @@ fn likeliest(logits: &[f32], count: usize) -> Vec<u32> {
 /// top-p adds up are those among the `top_k` tokens.
 fn truncated(logits: &[f32], weigh: &Weigher, top_k: usize, top_p: f64) -> Vec<(u32, f64)> {
     let weights = |ids: Vec<u32>| -> Vec<(u32, f64)> {
-        ids.into_iter()
-            .map(|id| (id, weigh.weight(logits[id as usize])))
-            .collect()
+        ids.into_iter().map(|id| (id, weigh.weight(logits[id as usize]))).collect()
     };
     if top_p >= 1.0 {
         return weights(likeliest(logits, top_k));
     }
     // A nucleus is small as a rule: sorting a whole vocabulary for it would cost milliseconds.
-    let whole = (top_k == logits.len())
-        .then(|| logits.iter().map(|&logit| weigh.weight(logit)).sum::<f64>());
+    let whole = (top_k == logits.len()).then(|| logits.iter().map(|&logit| weigh.weight(logit)).sum::<f64>());
     let mut count = top_k.min(256);
     loop {
-        let mut kept = weights(likeliest(
-            logits,
-            if whole.is_some() { count } else { top_k },
-        ));
+        let mut kept = weights(likeliest(logits, if whole.is_some() { count } else { top_k }));
         let total = whole.unwrap_or_else(|| kept.iter().map(|&(_, weight)| weight).sum());
         let mut sum = 0.0;
         let enough = kept.iter().position(|&(_, weight)| {
@@ -230,12 +202,7 @@ mod tests {
     const LOGITS: [f32; 5] = [0.0, 1.0, 2.0, f32::NEG_INFINITY, 1.5];
 
     fn params(temperature: f32, top_k: usize, top_p: f32) -> SamplingParams {
-        SamplingParams {
-            temperature,
-            top_k,
-            top_p,
-            ..SamplingParams::default()
-        }
+        SamplingParams { temperature, top_k, top_p, ..SamplingParams::default() }
     }
 
     /// Frequencies of each token over many positions.
@@ -251,14 +218,8 @@ mod tests {
 
     #[test]
     fn greedy_takes_the_lowest_id_of_equals() {
-        assert_eq!(
-            sample(&[1.0, 3.0, 3.0, 2.0], &params(0.0, 0, 1.0), 0, 0),
-            Ok(1)
-        );
-        assert_eq!(
-            sample(&[1.0, 3.0, 3.0, 2.0], &params(1.0, 1, 1.0), 0, 0),
-            Ok(1)
-        );
+        assert_eq!(sample(&[1.0, 3.0, 3.0, 2.0], &params(0.0, 0, 1.0), 0, 0), Ok(1));
+        assert_eq!(sample(&[1.0, 3.0, 3.0, 2.0], &params(1.0, 1, 1.0), 0, 0), Ok(1));
     }
 
     #[test]
@@ -279,15 +240,9 @@ mod tests {
     #[test]
     fn unusable_logits_are_an_error_that_names_the_token() {
         let error = sample(&[0.0, f32::NAN], &params(0.0, 0, 1.0), 0, 0).expect_err("NaN");
-        assert!(
-            error.to_string().contains("NaN") && error.to_string().contains("token 1"),
-            "{error}"
-        );
+        assert!(error.to_string().contains("NaN") && error.to_string().contains("token 1"), "{error}");
         assert!(argmax(&[f32::INFINITY]).is_err());
-        assert_eq!(
-            argmax(&[f32::NEG_INFINITY; 3]),
-            Err(SamplingError::NothingPossible)
-        );
+        assert_eq!(argmax(&[f32::NEG_INFINITY; 3]), Err(SamplingError::NothingPossible));
     }
 
     #[test]
@@ -323,10 +278,7 @@ mod tests {
     #[test]
     fn a_nucleus_wider_than_the_first_guess_is_found() {
         let logits = vec![0.0f32; 5_000];
-        let weigh = Weigher {
-            max: 0.0,
-            temperature: 1.0,
-        };
+        let weigh = Weigher { max: 0.0, temperature: 1.0 };
         assert_eq!(truncated(&logits, &weigh, 5_000, 0.5).len(), 2_500);
         assert_eq!(truncated(&logits, &weigh, 4_000, 0.5).len(), 2_000);
     }

@@ -140,10 +140,7 @@ impl Scheduler {
             "the longest sequence does not fit the pool"
         );
         assert!(config.max_sequences > 0, "no sequence may run");
-        assert!(
-            config.max_batch_tokens > config.max_sequences,
-            "decodes must leave room for a prefill"
-        );
+        assert!(config.max_batch_tokens > config.max_sequences, "decodes must leave room for a prefill");
         let pool = BlockPool::new(config.num_blocks, hasher);
         Self {
             config,
@@ -179,16 +176,9 @@ impl Scheduler {
         };
         let waiting = self.sequences.iter().filter(waits_before).count();
         if waiting >= self.config.max_waiting {
-            return Err(SubmitError::QueueFull {
-                limit: self.config.max_waiting,
-            });
+            return Err(SubmitError::QueueFull { limit: self.config.max_waiting });
         }
-        let older: Vec<SequenceId> = self
-            .sequences
-            .iter()
-            .filter(|s| superseded(s))
-            .map(|s| s.id)
-            .collect();
+        let older: Vec<SequenceId> = self.sequences.iter().filter(|s| superseded(s)).map(|s| s.id).collect();
         for id in older {
             self.end(id, FinishReason::Superseded, now);
         }
@@ -205,10 +195,7 @@ impl Scheduler {
         }
         let limit = self.config.max_model_len - 1;
         if request.prompt.len() > limit {
-            return Err(SubmitError::PromptTooLong {
-                tokens: request.prompt.len(),
-                limit,
-            });
+            return Err(SubmitError::PromptTooLong { tokens: request.prompt.len(), limit });
         }
         let vocab_size = self.config.vocab_size;
         if let Some(&id) = request.prompt.iter().find(|&&id| id as usize >= vocab_size) {
@@ -241,12 +228,7 @@ impl Scheduler {
         assert!(self.step.is_empty(), "the last step was not applied");
         plan.clear();
         self.end_cancelled(now);
-        while let Some(class) = self
-            .sequences
-            .iter()
-            .map(|sequence| sequence.priority)
-            .max()
-        {
+        while let Some(class) = self.sequences.iter().map(|sequence| sequence.priority).max() {
             let shares = self.share_budget(class);
             for share in &shares {
                 self.plan_share(share, plan, now);
@@ -261,21 +243,14 @@ impl Scheduler {
                 self.stats.computed_tokens += plan.num_rows() as u64;
                 return true;
             }
-            assert!(
-                complete.count() > 0,
-                "there are sequences and none can go on"
-            );
+            assert!(complete.count() > 0, "there are sequences and none can go on");
         }
         false
     }
 
     fn end_cancelled(&mut self, now: Instant) {
-        let cancelled: Vec<SequenceId> = self
-            .sequences
-            .iter()
-            .filter(|s| s.stream.is_cancelled())
-            .map(|s| s.id)
-            .collect();
+        let cancelled: Vec<SequenceId> =
+            self.sequences.iter().filter(|s| s.stream.is_cancelled()).map(|s| s.id).collect();
         for id in cancelled {
             self.end(id, FinishReason::Cancelled, now);
         }
@@ -288,10 +263,7 @@ impl Scheduler {
             .filter(|&index| self.sequences[index].priority == class)
             .take(self.config.max_sequences)
             .collect();
-        let decoding = members
-            .iter()
-            .filter(|&&index| self.sequences[index].remaining() == 1)
-            .count();
+        let decoding = members.iter().filter(|&&index| self.sequences[index].remaining() == 1).count();
         let mut budget = self.budget(class) - decoding;
         let mut shares = Vec::with_capacity(members.len());
         for &index in &members {
@@ -309,11 +281,7 @@ impl Scheduler {
             if !decodes {
                 budget -= count;
             }
-            shares.push(Share {
-                id: sequence.id,
-                start: sequence.num_computed(),
-                count,
-            });
+            shares.push(Share { id: sequence.id, start: sequence.num_computed(), count });
         }
         shares
     }
@@ -366,9 +334,7 @@ impl Scheduler {
     /// Gives a sequence the blocks for its share and its rows in the plan. Blocks are taken from less
     /// deserving sequences if need be; where even that does not suffice, the share shrinks.
     fn plan_share(&mut self, share: &Share, plan: &mut StepPlan, now: Instant) {
-        let index = self
-            .position(share.id)
-            .expect("nothing ends while a step is planned");
+        let index = self.position(share.id).expect("nothing ends while a step is planned");
         if self.sequences[index].num_computed() != share.start {
             return; // Preempted by one before it in this very step.
         }
@@ -390,8 +356,7 @@ impl Scheduler {
 
         let first_row = plan.num_rows();
         let row_of = |position: usize| (first_row + position - share.start) as u32;
-        plan.tokens
-            .extend_from_slice(&sequence.tokens()[share.start..end]);
+        plan.tokens.extend_from_slice(&sequence.tokens()[share.start..end]);
         plan.positions.extend(share.start as u32..end as u32);
         let nll_positions = sequence.nll_positions(share.start..end);
         let nll_rows = nll_positions.len();
@@ -404,13 +369,7 @@ impl Scheduler {
             rows: first_row..plan.tokens.len(),
             block_table: sequence.block_table().to_vec(),
         });
-        self.step.push(StepEntry {
-            id: share.id,
-            count: end - share.start,
-            nll_rows,
-            draws,
-            ending: None,
-        });
+        self.step.push(StepEntry { id: share.id, count: end - share.start, nll_rows, draws, ending: None });
     }
 
     /// Takes the blocks of the least deserving sequence that has any and is less deserving than the one
@@ -418,13 +377,9 @@ impl Scheduler {
     fn preempt_one_below(&mut self, index: usize) -> bool {
         let rank = |sequence: &Sequence| (sequence.priority, Reverse(sequence.id));
         let own_rank = rank(&self.sequences[index]);
-        let holders = self
-            .sequences
-            .iter_mut()
-            .filter(|sequence| !sequence.block_table().is_empty());
-        let Some(victim) = holders
-            .min_by_key(|sequence| rank(sequence))
-            .filter(|victim| rank(victim) < own_rank)
+        let holders = self.sequences.iter_mut().filter(|sequence| !sequence.block_table().is_empty());
+        let Some(victim) =
+            holders.min_by_key(|sequence| rank(sequence)).filter(|victim| rank(victim) < own_rank)
         else {
             return false;
         };
@@ -451,10 +406,7 @@ impl Scheduler {
                 self.end(entry.id, reason, now);
             }
         }
-        assert!(
-            rows.next().is_none(),
-            "there are more logits than were asked for"
-        );
+        assert!(rows.next().is_none(), "there are more logits than were asked for");
     }
 
     /// Returns why the sequence ends, if it does.
@@ -465,9 +417,7 @@ impl Scheduler {
         draw_row: Option<&[f32]>,
         now: Instant,
     ) -> Option<FinishReason> {
-        let index = self
-            .position(entry.id)
-            .expect("a sequence stays until its step is applied");
+        let index = self.position(entry.id).expect("a sequence stays until its step is applied");
         let sequence = &mut self.sequences[index];
         // Before anything is published: what gave invalid logits must not be cached.
         let drawn = match check_and_draw(sequence, nll_rows, draw_row) {
@@ -488,13 +438,7 @@ impl Scheduler {
     }
 
     /// Takes in a drawn token. Returns why the sequence ends with it, if it does.
-    fn append_token(
-        &mut self,
-        index: usize,
-        id: u32,
-        logits: &[f32],
-        now: Instant,
-    ) -> Option<FinishReason> {
+    fn append_token(&mut self, index: usize, id: u32, logits: &[f32], now: Instant) -> Option<FinishReason> {
         let sequence = &mut self.sequences[index];
         let params = &sequence.params;
         let is_eos = self.config.eos_token_ids.contains(&id) && !params.ignore_eos;
@@ -536,12 +480,7 @@ impl Scheduler {
                 self.end(entry.id, reason, now);
             }
         }
-        let ids: Vec<SequenceId> = self
-            .sequences
-            .iter()
-            .filter(|s| which(s))
-            .map(|s| s.id)
-            .collect();
+        let ids: Vec<SequenceId> = self.sequences.iter().filter(|s| which(s)).map(|s| s.id).collect();
         for id in ids {
             self.end(id, FinishReason::Failed(message.to_owned()), now);
         }
@@ -549,11 +488,7 @@ impl Scheduler {
 
     /// A snapshot of the counters.
     pub fn stats(&self) -> EngineStats {
-        let running = self
-            .sequences
-            .iter()
-            .filter(|sequence| sequence.started)
-            .count();
+        let running = self.sequences.iter().filter(|sequence| sequence.started).count();
         EngineStats {
             blocks_total: self.pool.num_blocks(),
             blocks_used: self.pool.num_blocks() - self.pool.num_free(),
@@ -565,9 +500,7 @@ impl Scheduler {
     }
 
     fn position(&self, id: SequenceId) -> Option<usize> {
-        self.sequences
-            .binary_search_by_key(&id, |sequence| sequence.id)
-            .ok()
+        self.sequences.binary_search_by_key(&id, |sequence| sequence.id).ok()
     }
 
     /// Ends a sequence: at once, or when the step it is part of is applied, so that what that step
@@ -601,15 +534,11 @@ fn check_and_draw(
         argmax(row)?;
     }
     let position = sequence.tokens().len() as u64;
-    draw_row
-        .map(|row| sample(row, &sequence.params, sequence.seed, position))
-        .transpose()
+    draw_row.map(|row| sample(row, &sequence.params, sequence.seed, position)).transpose()
 }
 
 fn check_params(params: &SamplingParams) -> Result<(), SubmitError> {
-    let SamplingParams {
-        temperature, top_p, ..
-    } = *params;
+    let SamplingParams { temperature, top_p, .. } = *params;
     let message = if !(temperature.is_finite() && temperature >= 0.0) {
         format!("temperature must be 0 or more, not {temperature}")
     } else if !(top_p > 0.0 && top_p <= 1.0) {

@@ -43,13 +43,7 @@ pub(crate) struct Sequence {
 
 impl Sequence {
     pub(crate) fn new(id: SequenceId, request: Request, stream: TokenStream, now: Instant) -> Self {
-        let Request {
-            prompt,
-            params,
-            priority,
-            supersede_key,
-            read_prefix_cache,
-        } = request;
+        let Request { prompt, params, priority, supersede_key, read_prefix_cache } = request;
         Self {
             id,
             priority,
@@ -59,10 +53,7 @@ impl Sequence {
             read_prefix_cache: read_prefix_cache && !params.prompt_nll,
             params,
             stream,
-            usage: Usage {
-                prompt_tokens: prompt.len(),
-                ..Usage::default()
-            },
+            usage: Usage { prompt_tokens: prompt.len(), ..Usage::default() },
             submitted: now,
             started: false,
             preempted: false,
@@ -91,11 +82,7 @@ impl Sequence {
     /// cached blocks, and only full blocks are cached: its partial tail is left to whoever asks next.
     pub(crate) fn target(&self) -> usize {
         let only_fills_cache = self.params.max_tokens == 0 && !self.params.prompt_nll;
-        if only_fills_cache {
-            self.tokens.len() / BLOCK_SIZE * BLOCK_SIZE
-        } else {
-            self.tokens.len()
-        }
+        if only_fills_cache { self.tokens.len() / BLOCK_SIZE * BLOCK_SIZE } else { self.tokens.len() }
     }
 
     /// Positions still to compute.
@@ -134,9 +121,7 @@ impl Sequence {
 
     /// Blocks needed to hold the first `positions` positions beyond those it has.
     pub(crate) fn missing_blocks(&self, positions: usize) -> usize {
-        positions
-            .div_ceil(BLOCK_SIZE)
-            .saturating_sub(self.block_table.len())
+        positions.div_ceil(BLOCK_SIZE).saturating_sub(self.block_table.len())
     }
 
     pub(crate) fn append_token(&mut self, id: u32) {
@@ -156,11 +141,7 @@ impl Sequence {
         if !self.read_prefix_cache || !on_boundary || self.block_table.len() != self.num_published {
             return 0;
         }
-        let usable = if self.generates() {
-            self.tokens.len() - 1
-        } else {
-            self.target()
-        };
+        let usable = if self.generates() { self.tokens.len() - 1 } else { self.target() };
         while self.num_computed + BLOCK_SIZE <= usable {
             let next = &self.tokens[self.num_computed..self.num_computed + BLOCK_SIZE];
             let Some(block) = pool.acquire_cached(self.block_table.last().copied(), next) else {
@@ -179,18 +160,14 @@ impl Sequence {
     /// When the pool has no block left; the caller made sure it has.
     pub(crate) fn allocate(&mut self, positions: usize, pool: &mut BlockPool) {
         for _ in 0..self.missing_blocks(positions) {
-            self.block_table
-                .push(pool.allocate().expect("the caller counted the free blocks"));
+            self.block_table.push(pool.allocate().expect("the caller counted the free blocks"));
         }
     }
 
     /// Notes that `count` more positions are computed and publishes the blocks that became full.
     pub(crate) fn advance(&mut self, count: usize, pool: &mut BlockPool) {
         self.num_computed += count;
-        assert!(
-            self.num_computed <= self.tokens.len(),
-            "more positions computed than there are tokens"
-        );
+        assert!(self.num_computed <= self.tokens.len(), "more positions computed than there are tokens");
         while (self.num_published + 1) * BLOCK_SIZE <= self.num_computed {
             let index = self.num_published;
             let parent = index.checked_sub(1).map(|parent| self.block_table[parent]);

@@ -17,14 +17,8 @@ impl StopMatcher {
     /// # Panics
     /// When a stop text is empty.
     pub fn new(stops: Vec<String>) -> Self {
-        assert!(
-            stops.iter().all(|stop| !stop.is_empty()),
-            "a stop text is empty"
-        );
-        Self {
-            stops,
-            held: String::new(),
-        }
+        assert!(stops.iter().all(|stop| !stop.is_empty()), "a stop text is empty");
+        Self { stops, held: String::new() }
     }
 
     /// Adds `text`; appends to `certain` what is surely no part of a stop text. Returns the stop text
@@ -34,11 +28,7 @@ impl StopMatcher {
         let found = self
             .stops
             .iter()
-            .filter_map(|stop| {
-                self.held
-                    .find(stop.as_str())
-                    .map(|start| (start + stop.len(), start, stop))
-            })
+            .filter_map(|stop| self.held.find(stop.as_str()).map(|start| (start + stop.len(), start, stop)))
             .min();
         if let Some((_, start, stop)) = found {
             certain.push_str(&self.held[..start]);
@@ -65,17 +55,10 @@ impl StopMatcher {
     /// Where the longest end of the held text that begins a stop text starts.
     fn open_start(&self) -> usize {
         let longest_stop = self.stops.iter().map(String::len).max().unwrap_or(0);
-        let first = self
-            .held
-            .len()
-            .saturating_sub(longest_stop.saturating_sub(1));
+        let first = self.held.len().saturating_sub(longest_stop.saturating_sub(1));
         (first..self.held.len())
             .filter(|&start| self.held.is_char_boundary(start))
-            .find(|&start| {
-                self.stops
-                    .iter()
-                    .any(|stop| stop.starts_with(&self.held[start..]))
-            })
+            .find(|&start| self.stops.iter().any(|stop| stop.starts_with(&self.held[start..])))
             .unwrap_or(self.held.len())
     }
 }
@@ -88,9 +71,7 @@ mod tests {
 
     /// Output and stop text of the whole `text` at once, character by character.
     fn naive(stops: &[String], text: &str) -> (String, Option<String>) {
-        let ends = text
-            .char_indices()
-            .map(|(start, char)| start + char.len_utf8());
+        let ends = text.char_indices().map(|(start, char)| start + char.len_utf8());
         for end in ends {
             let found = stops
                 .iter()
@@ -111,10 +92,7 @@ mod tests {
                 return (certain, Some(stop.to_owned()));
             }
             for stop in stops {
-                assert!(
-                    !certain.contains(stop.as_str()),
-                    "a stop text was given out"
-                );
+                assert!(!certain.contains(stop.as_str()), "a stop text was given out");
             }
         }
         matcher.finish(&mut certain);
@@ -125,10 +103,7 @@ mod tests {
     #[test]
     fn a_stop_text_may_straddle_pieces() {
         let pieces = ["one\n".to_owned(), "\n".to_owned(), "two".to_owned()];
-        assert_eq!(
-            run(&["\n\n".to_owned()], &pieces),
-            ("one".to_owned(), Some("\n\n".to_owned()))
-        );
+        assert_eq!(run(&["\n\n".to_owned()], &pieces), ("one".to_owned(), Some("\n\n".to_owned())));
     }
 
     #[test]
@@ -145,14 +120,8 @@ mod tests {
     #[test]
     fn the_first_complete_stop_text_wins_and_then_the_longest() {
         let text = ["xabc".to_owned()];
-        assert_eq!(
-            run(&["abc".to_owned(), "b".to_owned()], &text),
-            ("xa".to_owned(), Some("b".to_owned()))
-        );
-        assert_eq!(
-            run(&["c".to_owned(), "bc".to_owned()], &text),
-            ("xa".to_owned(), Some("bc".to_owned()))
-        );
+        assert_eq!(run(&["abc".to_owned(), "b".to_owned()], &text), ("xa".to_owned(), Some("b".to_owned())));
+        assert_eq!(run(&["c".to_owned(), "bc".to_owned()], &text), ("xa".to_owned(), Some("bc".to_owned())));
     }
 
     proptest! {

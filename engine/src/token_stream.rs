@@ -53,15 +53,10 @@ impl TokenStream {
         let mut found = None;
         if let Some(tokenizer) = &self.tokenizer {
             let mut decoded = String::new();
-            self.detokenizer
-                .push(tokenizer.token_bytes(id), &mut decoded);
+            self.detokenizer.push(tokenizer.token_bytes(id), &mut decoded);
             found = self.stop.push(&decoded, &mut text).map(str::to_owned);
         }
-        self.kept = Some(Token {
-            id,
-            text,
-            top_logprobs,
-        });
+        self.kept = Some(Token { id, text, top_logprobs });
         if found.is_none() && !self.detokenizer.is_open() && !self.stop.is_open() {
             self.send_kept();
         }

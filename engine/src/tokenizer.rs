@@ -28,11 +28,8 @@ impl Tokenizer {
             .map_err(|error| format!("tokenizer.json cannot be read: {error}"))?;
         require_byte_level_bpe(&encoder)?;
 
-        let control_ids: HashMap<String, u32> = encoder
-            .get_added_tokens_decoder()
-            .into_iter()
-            .map(|(id, token)| (token.content, id))
-            .collect();
+        let control_ids: HashMap<String, u32> =
+            encoder.get_added_tokens_decoder().into_iter().map(|(id, token)| (token.content, id)).collect();
         // Without added tokens the encoder cannot find one in a text. Truncation, padding and
         // post-processing would add or drop tokens that the caller did not ask for.
         encoder.with_added_vocabulary(AddedVocabulary::new());
@@ -45,12 +42,7 @@ impl Tokenizer {
         let text_ids = encoder.get_vocab(false);
         let tokens = TokenTable::new(&text_ids, &control_ids);
         let byte_tokens = byte_tokens(&text_ids)?;
-        Ok(Self {
-            encoder,
-            control_ids,
-            tokens,
-            byte_tokens,
-        })
+        Ok(Self { encoder, control_ids, tokens, byte_tokens })
     }
 
     /// Tokens of `text`, no more and no less: no beginning- or end-of-text token is added. Nothing in
@@ -70,9 +62,7 @@ impl Tokenizer {
         // A vocabulary may list an added token among its BPE tokens too, reachable from text.
         ids.iter()
             .flat_map(|&id| {
-                let spelled = self
-                    .is_control(id)
-                    .then(|| self.encode_bytes(self.tokens.written(id)));
+                let spelled = self.is_control(id).then(|| self.encode_bytes(self.tokens.written(id)));
                 let kept = spelled.is_none().then_some(id);
                 spelled.into_iter().flatten().chain(kept)
             })
@@ -80,9 +70,7 @@ impl Tokenizer {
     }
 
     fn encode_bytes(&self, bytes: &[u8]) -> impl Iterator<Item = u32> {
-        bytes
-            .iter()
-            .filter_map(|&byte| self.byte_tokens[usize::from(byte)])
+        bytes.iter().filter_map(|&byte| self.byte_tokens[usize::from(byte)])
     }
 
     /// Id of the control token written `content`, such as `<|fim_middle|>`.
@@ -92,16 +80,10 @@ impl Tokenizer {
 
     /// All control tokens, as written, in the order of their ids.
     pub fn control_tokens(&self) -> Vec<String> {
-        let mut by_id: Vec<(&u32, &String)> = self
-            .control_ids
-            .iter()
-            .map(|(content, id)| (id, content))
-            .collect();
+        let mut by_id: Vec<(&u32, &String)> =
+            self.control_ids.iter().map(|(content, id)| (id, content)).collect();
         by_id.sort_unstable();
-        by_id
-            .into_iter()
-            .map(|(_, content)| content.clone())
-            .collect()
+        by_id.into_iter().map(|(_, content)| content.clone()).collect()
     }
 
     /// Whether `id` is a control token.
@@ -117,20 +99,12 @@ impl Tokenizer {
     /// The bytes that `id` adds to the text: none for a control token or an id without a token. One
     /// token may hold a part of a UTF-8 character.
     pub fn token_bytes(&self, id: u32) -> &[u8] {
-        if self.is_control(id) {
-            &[]
-        } else {
-            self.tokens.written(id)
-        }
+        if self.is_control(id) { &[] } else { self.tokens.written(id) }
     }
 
     /// The text of `ids`, without control tokens; invalid UTF-8 becomes U+FFFD.
     pub fn decode(&self, ids: &[u32]) -> String {
-        let bytes: Vec<u8> = ids
-            .iter()
-            .flat_map(|&id| self.token_bytes(id))
-            .copied()
-            .collect();
+        let bytes: Vec<u8> = ids.iter().flat_map(|&id| self.token_bytes(id)).copied().collect();
         String::from_utf8_lossy(&bytes).into_owned()
     }
 }
@@ -183,11 +157,7 @@ impl TokenTable {
             }
             ends.push(bytes.len() as u32);
         }
-        Self {
-            bytes,
-            ends,
-            control,
-        }
+        Self { bytes, ends, control }
     }
 
     fn len(&self) -> usize {
@@ -216,9 +186,7 @@ fn require_byte_level_bpe(tokenizer: &tokenizers::Tokenizer) -> Result<(), Strin
         ModelWrapper::Unigram(_) => Some("Unigram"),
     };
     if let Some(kind) = kind {
-        return Err(format!(
-            "the tokenizer is a {kind} model; only byte-level BPE is supported"
-        ));
+        return Err(format!("the tokenizer is a {kind} model; only byte-level BPE is supported"));
     }
     let byte_level = |step: &PreTokenizerWrapper| matches!(step, PreTokenizerWrapper::ByteLevel(_));
     let found = match tokenizer.get_pre_tokenizer() {
@@ -229,7 +197,8 @@ fn require_byte_level_bpe(tokenizer: &tokenizers::Tokenizer) -> Result<(), Strin
     if found {
         Ok(())
     } else {
-        Err("the tokenizer is a BPE without a ByteLevel pre-tokenizer; only byte-level BPE is supported".into())
+        Err("the tokenizer is a BPE without a ByteLevel pre-tokenizer; only byte-level BPE is supported"
+            .into())
     }
 }
 

@@ -4,7 +4,10 @@
 //! Tolerances and what was measured against them are at [`EXACT`] and [`DEFAULT`]. Run with `--nocapture` to
 //! see the figures of this machine.
 
-#![expect(clippy::print_stdout, reason = "the measured maxima are for people to read; a test has no protocol channel")]
+#![expect(
+    clippy::print_stdout,
+    reason = "the measured maxima are for people to read; a test has no protocol channel"
+)]
 
 use std::path::{Path, PathBuf};
 
@@ -27,11 +30,25 @@ struct Tolerance {
     margin: f64,
 }
 
-/// Activations in `f32`, KV in fp16.
-const EXACT: Tolerance = Tolerance { largest: 0.03, mean: 0.03, nll: 0.01, margin: 0.05 };
+/// Activations in `f32`, KV in fp16. Largest measured over portable, AVX2 and AVX-512:
+///
+/// | checkpoint | mean | largest | NLL |
+/// |---|---|---|---|
+/// | tied-hd64 | 0.0017 | 0.0056 | 0.0010 |
+/// | untied-hd128 | 0.0010 | 0.0034 | 0.0004 |
+/// | group64-fp16head | 0.0007 | 0.0023 | 0.0002 |
+const EXACT: Tolerance = Tolerance { largest: 0.03, mean: 0.01, nll: 0.01, margin: 0.05 };
 
-/// Activations rounded to int8: what serves users.
-const DEFAULT: Tolerance = Tolerance { largest: 0.2, mean: 0.05, nll: 0.03, margin: 0.3 };
+/// Activations rounded to pairs of int8 digits: what serves users. Measured as above:
+///
+/// | checkpoint | mean | largest | NLL |
+/// |---|---|---|---|
+/// | tied-hd64 | 0.0019 | 0.0064 | 0.0013 |
+/// | untied-hd128 | 0.0012 | 0.0066 | 0.0002 |
+/// | group64-fp16head | 0.0010 | 0.0031 | 0.0002 |
+///
+/// A single digit measured mean 0.107, 0.083 and 0.063, largest 0.32, 0.30 and 0.17.
+const DEFAULT: Tolerance = EXACT;
 
 const CHECKPOINTS: [&str; 3] = ["tied-hd64", "untied-hd128", "group64-fp16head"];
 
@@ -64,7 +81,8 @@ fn ids(value: &Value) -> Vec<u32> {
 }
 
 fn cases(directory: &Path) -> Vec<Case> {
-    let json: Value = serde_json::from_slice(&std::fs::read(directory.join("expected.json")).unwrap()).unwrap();
+    let json: Value =
+        serde_json::from_slice(&std::fs::read(directory.join("expected.json")).unwrap()).unwrap();
     let list = json.get("cases").unwrap_or(&json).as_array().unwrap().clone();
     assert!(!list.is_empty());
     list.iter()
@@ -116,7 +134,8 @@ impl Harness {
                 sequence.block_table.push(self.free.pop().expect("the pool is large enough"));
             }
             let rows = start..plan.num_rows();
-            plan.logits_rows.extend(if all_rows { rows.start as u32 } else { rows.end as u32 - 1 }..rows.end as u32);
+            plan.logits_rows
+                .extend(if all_rows { rows.start as u32 } else { rows.end as u32 - 1 }..rows.end as u32);
             plan.sequences.push(PlannedSequence { rows, block_table: sequence.block_table.clone() });
         }
         let mut logits = Vec::new();
@@ -191,7 +210,10 @@ impl Errors {
             "{what}: log-probability error mean {mean:.4} largest {largest:.4}, NLL error {:.4}, {} greedy tokens equal",
             self.nll, self.compared_tokens
         );
-        assert!(largest <= tolerance.largest && mean <= tolerance.mean && self.nll <= tolerance.nll, "{what}");
+        assert!(
+            largest <= tolerance.largest && mean <= tolerance.mean && self.nll <= tolerance.nll,
+            "{what}"
+        );
     }
 }
 
@@ -241,11 +263,17 @@ fn nano_continues_as_recorded() {
     }
 }
 
+/// Longest prompt of the bit-for-bit tests on the portable path, which is far slower.
+const PORTABLE_PROMPT: usize = 70;
+
 /// Logits after every prompt token, each prompt alone and in one step: what all other ways to run it
 /// must reproduce bit for bit.
 fn solo(directory: &Path, options: CpuOptions) -> (Harness, Vec<Case>, Vec<Vec<Vec<f32>>>) {
     let mut harness = Harness::new(directory, options);
-    let cases = cases(directory);
+    let mut cases = cases(directory);
+    if options.isa == Some(Isa::Portable) {
+        cases.retain(|case| case.prompt.len() <= PORTABLE_PROMPT);
+    }
     let logits = cases
         .iter()
         .map(|case| {
@@ -264,14 +292,18 @@ fn batch_changes_no_bit() {
         for (options, _, mode) in modes() {
             let (mut harness, cases, expected) = solo(&oracle(name), options);
             let mut sequences = vec![Sequence::default(); cases.len()];
-            let mut work: Vec<_> =
-                sequences.iter_mut().zip(&cases).map(|(sequence, case)| (sequence, &case.prompt[..])).collect();
+            let mut work: Vec<_> = sequences
+                .iter_mut()
+                .zip(&cases)
+                .map(|(sequence, case)| (sequence, &case.prompt[..]))
+                .collect();
             let logits = harness.step(&mut work, true);
             assert!(logits == expected.concat(), "{name}, {mode}: prompts batched together");
 
             // Each sequence decodes on its own recorded tokens, all in one step.
             let next: Vec<[u32; 1]> = cases.iter().map(|case| [case.greedy[0]]).collect();
-            let mut work: Vec<_> = sequences.iter_mut().zip(&next).map(|(s, token)| (s, &token[..])).collect();
+            let mut work: Vec<_> =
+                sequences.iter_mut().zip(&next).map(|(s, token)| (s, &token[..])).collect();
             let together = harness.step(&mut work, false);
             for ((case, token), together) in cases.iter().zip(&next).zip(&together) {
                 let mut sequence = Sequence::default();
@@ -289,7 +321,7 @@ fn chunked_prefill_changes_no_bit() {
     for name in CHECKPOINTS {
         for (options, _, mode) in modes() {
             let (mut harness, cases, expected) = solo(&oracle(name), options);
-            for chunk in [1, 3, 16, 17] {
+            for chunk in [1, 16, 37] {
                 for (case, expected) in cases.iter().zip(&expected) {
                     let mut sequence = Sequence::default();
                     let logits = harness.feed(&mut sequence, &case.prompt, chunk);
@@ -330,7 +362,7 @@ fn threads_change_no_bit() {
     for name in CHECKPOINTS {
         for (options, _, mode) in modes() {
             let (_, _, expected) = solo(&oracle(name), CpuOptions { threads: Some(1), ..options });
-            for threads in [2, 3, 5] {
+            for threads in [2, 3] {
                 let (_, _, logits) = solo(&oracle(name), CpuOptions { threads: Some(threads), ..options });
                 assert!(logits == expected, "{name}, {mode}, {threads} threads");
             }

@@ -5,9 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// The root of the repository.
 pub fn repository() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .expect("this package lies in a folder of the repository")
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("this package lies in a folder of the repository")
 }
 
 /// The `redstart` command of the same build as the running test.
@@ -21,13 +19,8 @@ pub fn repository() -> &'static Path {
 pub fn redstart_binary() -> PathBuf {
     let test = std::env::current_exe().expect("the path of the running test");
     // target/PROFILE/deps/test-HASH
-    let profile = test
-        .parent()
-        .and_then(Path::parent)
-        .expect("a test runs from target/PROFILE/deps");
-    let binary = profile
-        .join("redstart")
-        .with_extension(std::env::consts::EXE_EXTENSION);
+    let profile = test.parent().and_then(Path::parent).expect("a test runs from target/PROFILE/deps");
+    let binary = profile.join("redstart").with_extension(std::env::consts::EXE_EXTENSION);
     assert!(
         binary.is_file(),
         "{} is not built; run `cargo build --workspace --bins --tests` (or `cargo xtask test`, which does)",

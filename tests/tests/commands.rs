@@ -22,7 +22,9 @@ fn stderr(output: &Output) -> String {
 /// A copy of the embedded model's directory, to be damaged.
 fn model_copy() -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a folder");
-    for name in ["config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors", "redstart.json"] {
+    for name in
+        ["config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors", "redstart.json"]
+    {
         std::fs::copy(repository().join("models/nano").join(name), folder.path().join(name)).expect("a copy");
     }
     folder
@@ -188,7 +190,8 @@ fn inspect(lines: &str, arguments: &[&str]) -> (Vec<Value>, bool) {
         .expect("redstart runs");
     child.stdin.take().expect("piped").write_all(lines.as_bytes()).expect("it reads");
     let output = child.wait_with_output().expect("it ends");
-    let answers = stdout(&output).lines().map(|line| serde_json::from_str(line).expect("JSON lines")).collect();
+    let answers =
+        stdout(&output).lines().map(|line| serde_json::from_str(line).expect("JSON lines")).collect();
     (answers, output.status.success())
 }
 
@@ -211,7 +214,9 @@ fn inspect_answers_line_by_line() {
 fn inspect_goes_on_after_a_bad_line() {
     let model = repository().join("tests/oracle/tied-hd64").display().to_string();
     let long = json!({"prompt": vec![1; 5000], "greedy": 1}).to_string();
-    let lines = format!("nonsense\n{{\"prompt\": []}}\n{{\"prompt\": [99999]}}\n{long}\n{{\"prompt\": [1], \"greedy\": 1}}\n");
+    let lines = format!(
+        "nonsense\n{{\"prompt\": []}}\n{{\"prompt\": [99999]}}\n{long}\n{{\"prompt\": [1], \"greedy\": 1}}\n"
+    );
     let (answers, ok) = inspect(&lines, &["--model", &model]);
     assert!(!ok, "bad lines show in the exit code");
     let errors: Vec<&str> = answers.iter().map(|answer| answer["error"].as_str().unwrap_or("")).collect();
@@ -227,7 +232,8 @@ fn inspect_goes_on_after_a_bad_line() {
 fn the_demo_types_and_accepts() {
     let output = redstart(&["demo", "--json"]);
     assert!(output.status.success(), "{}", stderr(&output));
-    let lines: Vec<Value> = stdout(&output).lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let lines: Vec<Value> =
+        stdout(&output).lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     let summary = lines.last().expect("a summary");
     assert!(summary["suggestions"].as_u64() > Some(10), "{summary}");
     assert!(summary["accepted"].as_u64() > Some(0), "{summary}");

@@ -50,19 +50,12 @@ impl Suggestion {
     /// The buffer must be what it was, with the ghost text at the caret: nothing lost, nothing doubled.
     fn assert_accepted(&self) {
         let ghost = self.ghost.as_deref().expect("no ghost text appeared");
-        assert!(
-            !ghost.trim().is_empty(),
-            "the ghost text is blank: {ghost:?}"
-        );
+        assert!(!ghost.trim().is_empty(), "the ghost text is blank: {ghost:?}");
         let mut expected = self.before.clone();
         let (row, column) = self.caret;
         expected[row - 1].insert_str(column, ghost);
         let expected = expected.join("\n");
-        assert_eq!(
-            self.after.join("\n"),
-            expected,
-            "accepting {ghost:?} gave another text than it showed"
-        );
+        assert_eq!(self.after.join("\n"), expected, "accepting {ghost:?} gave another text than it showed");
     }
 
     /// The ghost text must be on the screen, line by line, not only in Neovim's records.
@@ -70,11 +63,7 @@ impl Suggestion {
         let ghost = self.ghost.as_deref().expect("no ghost text appeared");
         for line in ghost.lines().map(str::trim).filter(|line| !line.is_empty()) {
             let shown = self.screen.iter().any(|row| row.contains(line));
-            assert!(
-                shown,
-                "{line:?} is not on the screen:\n{}",
-                self.screen.join("\n")
-            );
+            assert!(shown, "{line:?} is not on the screen:\n{}", self.screen.join("\n"));
         }
     }
 }
@@ -85,20 +74,12 @@ fn a_neovim_user_sees_and_accepts_a_suggestion_and_is_offered_the_review() {
     let manifest_dir = Path::new(env!("CARGO_MANIFEST_DIR"));
     let home = tempfile::tempdir().expect("a temporary folder");
     let file = home.path().join("bank.py");
-    fs::copy(manifest_dir.join("tests/neovim/bank.py"), &file)
-        .expect("copying the file to type in");
+    fs::copy(manifest_dir.join("tests/neovim/bank.py"), &file).expect("copying the file to type in");
     let transcript_path = home.path().join("transcript.json");
 
     let binary = redstart_binary();
-    let mut path = vec![
-        binary
-            .parent()
-            .expect("the binary lies in a folder")
-            .to_path_buf(),
-    ];
-    path.extend(std::env::split_paths(
-        &std::env::var_os("PATH").unwrap_or_default(),
-    ));
+    let mut path = vec![binary.parent().expect("the binary lies in a folder").to_path_buf()];
+    path.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()));
     let output = Command::new(&nvim)
         .args(["--clean", "--headless", "-l"])
         .arg(manifest_dir.join("tests/neovim/player.lua"))
@@ -123,47 +104,23 @@ fn a_neovim_user_sees_and_accepts_a_suggestion_and_is_offered_the_review() {
     eprintln!("Neovim said: {}", String::from_utf8_lossy(&output.stderr));
     eprintln!("Neovim's log of the server:\n{log}");
     eprintln!("Transcript: {report}");
-    assert!(
-        output.status.success(),
-        "the driver failed: {}",
-        output.status
-    );
+    assert!(output.status.success(), "the driver failed: {}", output.status);
     let seen: Transcript = serde_json::from_str(&report).expect("a transcript");
 
     assert_eq!(seen.trouble, None, "the driver met an error");
-    assert!(
-        seen.attached,
-        "Neovim {} did not start the server with init.lua's lines",
-        seen.version
-    );
-    assert_eq!(
-        seen.encoding, "utf-8",
-        "Neovim offers utf-8 first and the server speaks it"
-    );
+    assert!(seen.attached, "Neovim {} did not start the server with init.lua's lines", seen.version);
+    assert_eq!(seen.encoding, "utf-8", "Neovim offers utf-8 first and the server speaks it");
     seen.accepted.assert_on_screen();
     seen.accepted.assert_accepted();
     seen.typed_through.assert_accepted();
 
-    let review = seen
-        .menu
-        .iter()
-        .find(|title| title.starts_with("Review this function"));
-    let review =
-        review.unwrap_or_else(|| panic!("no review among the code actions {:?}", seen.menu));
-    assert!(
-        review.ends_with("(disabled)"),
-        "the embedded model cannot review, yet {review:?} is enabled"
-    );
+    let review = seen.menu.iter().find(|title| title.starts_with("Review this function"));
+    let review = review.unwrap_or_else(|| panic!("no review among the code actions {:?}", seen.menu));
+    assert!(review.ends_with("(disabled)"), "the embedded model cannot review, yet {review:?} is enabled");
     let reason = seen.told.first().map(String::as_str).unwrap_or_default();
-    assert!(
-        reason.contains("review"),
-        "choosing a disabled action must say why, it said {reason:?}"
-    );
+    assert!(reason.contains("review"), "choosing a disabled action must say why, it said {reason:?}");
 
-    assert_eq!(
-        seen.plain_tab, "\tx",
-        "<Tab> must stay a tab where there is no suggestion"
-    );
+    assert_eq!(seen.plain_tab, "\tx", "<Tab> must stay a tab where there is no suggestion");
     assert_eq!(seen.exit, Some(0), "Neovim did not leave cleanly");
     assert!(seen.servers >= 1, "no server process ran under Neovim");
     assert!(seen.all_gone, "the server outlived the editor");
@@ -176,26 +133,14 @@ fn neovim() -> Option<PathBuf> {
         None => (PathBuf::from("nvim"), false),
     };
     let probe = Command::new(&nvim)
-        .args([
-            "--clean",
-            "--headless",
-            "-c",
-            "execute 'cquit' !has('nvim-0.12')",
-        ])
+        .args(["--clean", "--headless", "-c", "execute 'cquit' !has('nvim-0.12')"])
         .output();
     let why_not = match probe {
         Ok(output) if output.status.success() => return Some(nvim),
         Ok(_) => "it is older than 0.12, the first with inline completion".to_owned(),
         Err(error) => format!("it does not start: {error}"),
     };
-    assert!(
-        !chosen,
-        "REDSTART_NVIM is {}, but {why_not}",
-        nvim.display()
-    );
-    eprintln!(
-        "skipped: {} on the PATH: {why_not}; `cargo xtask neovim` gets one",
-        nvim.display()
-    );
+    assert!(!chosen, "REDSTART_NVIM is {}, but {why_not}", nvim.display());
+    eprintln!("skipped: {} on the PATH: {why_not}; `cargo xtask neovim` gets one", nvim.display());
     None
 }

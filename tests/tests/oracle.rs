@@ -64,7 +64,8 @@ fn cases(directory: &Path) -> Vec<Case> {
 }
 
 fn ask(engine: &Engine, cases: &[Case]) -> Vec<InspectAnswer> {
-    let request = |case: &Case| InspectRequest { prompt: case.prompt.clone(), top: 1 << 20, greedy: case.greedy.len() };
+    let request =
+        |case: &Case| InspectRequest { prompt: case.prompt.clone(), top: 1 << 20, greedy: case.greedy.len() };
     let requests = cases.iter().map(|case| Ok(request(case))).collect();
     inspect_batch(engine, requests).into_iter().map(|answer| answer.expect("an answer")).collect()
 }
@@ -74,12 +75,15 @@ fn check(what: &str, cases: &[Case], answers: &[InspectAnswer], tolerance: &Tole
     let (mut differences, mut nll_difference) = (Vec::new(), 0.0f64);
     for (case, answer) in cases.iter().zip(answers) {
         for &(id, expected) in &case.next_top8 {
-            let found = answer.next.iter().find(|(other, _)| *other == id).expect("all tokens are reported").1;
+            let found =
+                answer.next.iter().find(|(other, _)| *other == id).expect("all tokens are reported").1;
             differences.push((found - expected).abs());
         }
         match (case.prompt_nll, answer.prompt_nll) {
             (Some(expected), Some(found)) => nll_difference = nll_difference.max((found - expected).abs()),
-            (expected, found) => assert_eq!(expected, found, "{what}: a prompt of one token has no likelihood"),
+            (expected, found) => {
+                assert_eq!(expected, found, "{what}: a prompt of one token has no likelihood")
+            }
         }
         let compared = case.greedy_margin.iter().take_while(|margin| **margin >= tolerance.margin).count();
         assert_eq!(answer.greedy[..compared], case.greedy[..compared], "{what}: greedy tokens");
@@ -104,7 +108,11 @@ fn check_everywhere(exact: bool, tolerance: &Tolerance) {
         let warm = ask(&alone, &cases);
         check(&format!("{name}, over a warm cache"), &cases, &warm, tolerance);
         for (case, answer) in cases.iter().zip(&warm) {
-            assert_eq!(answer.cached, (case.prompt.len() - 1) / 16 * 16, "all full blocks but the last token's");
+            assert_eq!(
+                answer.cached,
+                (case.prompt.len() - 1) / 16 * 16,
+                "all full blocks but the last token's"
+            );
         }
 
         check(&format!("{name}, batched"), &cases, &ask(&engine(&directory, exact, 1024), &cases), tolerance);
@@ -135,16 +143,23 @@ struct NanoCase {
 #[test]
 fn the_embedded_model_writes_what_its_card_says() {
     let card = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/nano/expected.json");
-    let cases: Vec<NanoCase> = serde_json::from_slice(&std::fs::read(card).expect("the card")).expect("cases");
+    let cases: Vec<NanoCase> =
+        serde_json::from_slice(&std::fs::read(card).expect("the card")).expect("cases");
     for (exact, margin) in [(true, EXACT.margin), (false, SERVING.margin)] {
         let options = RunOptions { exact, ..RunOptions::default() };
         let (engine, _) = load_engine(&ModelSource::Embedded, &options).expect("the embedded model");
         let (mut compared, mut expected) = (0, 0);
         for case in &cases {
-            let request = InspectRequest { prompt: case.prompt.clone(), top: 1, greedy: case.greedy.len().max(1) };
+            let request =
+                InspectRequest { prompt: case.prompt.clone(), top: 1, greedy: case.greedy.len().max(1) };
             let answer = inspect_batch(&engine, vec![Ok(request)]).pop().expect("one").expect("an answer");
             let sure = case.greedy_margin.iter().take_while(|step| **step >= margin).count();
-            assert_eq!(answer.greedy[..sure], case.greedy[..sure], "exact: {exact}, prompt {:?}", case.prompt);
+            assert_eq!(
+                answer.greedy[..sure],
+                case.greedy[..sure],
+                "exact: {exact}, prompt {:?}",
+                case.prompt
+            );
             (compared, expected) = (compared + sure, expected + case.greedy.len());
         }
         eprintln!("exact {exact}: {compared} of {expected} greedy tokens compared");

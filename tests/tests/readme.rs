@@ -9,16 +9,8 @@ use redstart_tests::repository;
 /// Pages that quote a file: the page, the language of its code block, the file it must equal.
 const QUOTED: &[(&str, &str, &str)] = &[
     ("editors/neovim/README.md", "lua", "editors/neovim/init.lua"),
-    (
-        "editors/helix/README.md",
-        "toml",
-        "editors/helix/languages.toml",
-    ),
-    (
-        "editors/helix/README.md",
-        "toml",
-        "editors/helix/config.toml",
-    ),
+    ("editors/helix/README.md", "toml", "editors/helix/languages.toml"),
+    ("editors/helix/README.md", "toml", "editors/helix/config.toml"),
 ];
 
 #[test]
@@ -27,25 +19,15 @@ fn quoted_files_are_verbatim() {
         let text = read(&repository().join(page));
         let blocks = code_blocks(&text);
         let file_text = read(&repository().join(file));
-        let quoted = blocks
-            .iter()
-            .any(|(tag, code)| tag == language && *code == file_text);
-        assert!(
-            quoted,
-            "no ```{language} block of {page} equals {file}; copy the file into the page"
-        );
+        let quoted = blocks.iter().any(|(tag, code)| tag == language && *code == file_text);
+        assert!(quoted, "no ```{language} block of {page} equals {file}; copy the file into the page");
     }
 }
 
 #[test]
 fn links_between_pages_lead_somewhere() {
     let pages = markdown_pages();
-    assert!(
-        pages.len() > 3,
-        "only {} pages found under {}",
-        pages.len(),
-        repository().display()
-    );
+    assert!(pages.len() > 3, "only {} pages found under {}", pages.len(), repository().display());
     let mut broken = Vec::new();
     let mut headings = BTreeMap::new();
     for page in &pages {
@@ -55,21 +37,11 @@ fn links_between_pages_lead_somewhere() {
             }
             let (path, anchor) = target.split_once('#').unwrap_or((&target, ""));
             let folder = page.parent().expect("a page lies in a folder");
-            let linked = if path.is_empty() {
-                page.clone()
-            } else {
-                folder.join(path)
-            };
+            let linked = if path.is_empty() { page.clone() } else { folder.join(path) };
             if !linked.exists() {
                 broken.push(format!("{}: {target} does not exist", page.display()));
-            } else if !anchor.is_empty()
-                && linked
-                    .extension()
-                    .is_some_and(|extension| extension == "md")
-            {
-                let known = headings
-                    .entry(linked.clone())
-                    .or_insert_with(|| anchors(&read(&linked)));
+            } else if !anchor.is_empty() && linked.extension().is_some_and(|extension| extension == "md") {
+                let known = headings.entry(linked.clone()).or_insert_with(|| anchors(&read(&linked)));
                 if !known.iter().any(|heading| heading == anchor) {
                     broken.push(format!("{}: {target} names no heading", page.display()));
                 }
@@ -88,15 +60,9 @@ fn markdown_pages() -> Vec<PathBuf> {
     let mut pages = Vec::new();
     let mut folders = vec![repository().to_path_buf()];
     while let Some(folder) = folders.pop() {
-        for entry in
-            fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()))
-        {
+        for entry in fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display())) {
             let path = entry.expect("a folder's entry").path();
-            let name = path
-                .file_name()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into_owned();
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             if path.is_dir() {
                 if !name.starts_with('.') && name != "target" && name != "node_modules" {
                     folders.push(path);
@@ -148,9 +114,7 @@ fn prose(page: &str) -> String {
 fn links(page: &str) -> Vec<String> {
     let prose = prose(page);
     let ends = prose.split("](").skip(1);
-    ends.filter_map(|rest| rest.split_once(')'))
-        .map(|(target, _)| target.trim().to_owned())
-        .collect()
+    ends.filter_map(|rest| rest.split_once(')')).map(|(target, _)| target.trim().to_owned()).collect()
 }
 
 /// The anchors of a page's headings, as GitHub makes them.
@@ -165,9 +129,7 @@ fn anchors(page: &str) -> Vec<String> {
     headings
         .map(|line| {
             let title = line.trim_start_matches('#').trim().to_lowercase();
-            let kept = title
-                .chars()
-                .filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+            let kept = title.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
             kept.map(|c| if c == ' ' { '-' } else { c }).collect()
         })
         .collect()

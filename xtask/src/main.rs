@@ -4,11 +4,7 @@
 //! gets the editor that the editor test drives. Each subcommand is one module.
 
 // A command speaks on the terminal; no editor listens to this one.
-#![expect(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "the output of a terminal command"
-)]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "the output of a terminal command")]
 
 mod neovim;
 mod plugins;
@@ -21,11 +17,7 @@ use clap::{Parser, Subcommand};
 
 /// Chores of the Redstart project.
 #[derive(Parser)]
-#[command(
-    name = "cargo xtask",
-    bin_name = "cargo xtask",
-    arg_required_else_help = true
-)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", arg_required_else_help = true)]
 #[command(
     after_help = "Start with `cargo xtask test`: on a fresh machine with a Rust toolchain and a C compiler it sets up what \
     else it needs and runs every check. `cargo xtask test --help` shows how to run one of them."
@@ -60,9 +52,7 @@ fn main() -> ExitCode {
 
 /// The root of the repository.
 fn repository() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .expect("xtask lies in a folder of the repository")
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in a folder of the repository")
 }
 
 /// Where cargo builds the workspace: `CARGO_TARGET_DIR`, else `target`.

@@ -20,10 +20,8 @@ use crate::repository;
 const SUITE: &str = "forky";
 const MIRROR: &str = "http://deb.debian.org/debian";
 /// The keys of Debian's archive, where Debian and its derivatives install them.
-const KEYRINGS: &[&str] = &[
-    "/usr/share/keyrings/debian-archive-keyring.gpg",
-    "/usr/share/keyrings/debian-archive-keyring.pgp",
-];
+const KEYRINGS: &[&str] =
+    &["/usr/share/keyrings/debian-archive-keyring.gpg", "/usr/share/keyrings/debian-archive-keyring.pgp"];
 
 /// Get Neovim 0.12 or later for the editor test, and print its path.
 ///
@@ -64,8 +62,7 @@ pub(crate) fn default_dir() -> PathBuf {
 /// `$REDSTART_NVIM`, `nvim` on the PATH, or the one already unpacked in `dir`.
 pub(crate) fn find(dir: &Path) -> Result<Neovim> {
     if let Some(chosen) = std::env::var_os("REDSTART_NVIM") {
-        return probe(Path::new(&chosen))
-            .context("REDSTART_NVIM names a Neovim that cannot be used");
+        return probe(Path::new(&chosen)).context("REDSTART_NVIM names a Neovim that cannot be used");
     }
     let on_path = std::env::var_os("PATH")
         .into_iter()
@@ -88,38 +85,20 @@ pub(crate) fn find_or_fetch(dir: &Path) -> Result<Neovim> {
         Ok(neovim) => Ok(neovim),
         Err(error) if std::env::var_os("REDSTART_NVIM").is_some() => Err(error),
         Err(error) => fetch(dir).map_err(|trouble| {
-            trouble.context(format!(
-                "{error:#}, and it could not be downloaded; install Neovim 0.12 or later"
-            ))
+            trouble
+                .context(format!("{error:#}, and it could not be downloaded; install Neovim 0.12 or later"))
         }),
     }
 }
 
 /// Asks a Neovim for its version and whether that is recent enough.
 fn probe(path: &Path) -> Result<Neovim> {
-    let output = Command::new(path)
-        .arg("--version")
-        .stdin(Stdio::null())
-        .output();
+    let output = Command::new(path).arg("--version").stdin(Stdio::null()).output();
     let output = output.with_context(|| format!("{} does not start", path.display()))?;
-    let version = String::from_utf8_lossy(&output.stdout)
-        .lines()
-        .next()
-        .unwrap_or_default()
-        .to_owned();
-    ensure!(
-        output.status.success(),
-        "{} --version failed: {}",
-        path.display(),
-        last_line(&output.stderr)
-    );
+    let version = String::from_utf8_lossy(&output.stdout).lines().next().unwrap_or_default().to_owned();
+    ensure!(output.status.success(), "{} --version failed: {}", path.display(), last_line(&output.stderr));
     let recent = Command::new(path)
-        .args([
-            "--clean",
-            "--headless",
-            "-c",
-            "execute 'cquit' !has('nvim-0.12')",
-        ])
+        .args(["--clean", "--headless", "-c", "execute 'cquit' !has('nvim-0.12')"])
         .stdin(Stdio::null())
         .output()
         .with_context(|| format!("{} does not start", path.display()))?;
@@ -128,36 +107,19 @@ fn probe(path: &Path) -> Result<Neovim> {
         "{} is {version}; inline completion needs Neovim 0.12 or later",
         path.display()
     );
-    Ok(Neovim {
-        path: path.to_owned(),
-        version,
-    })
+    Ok(Neovim { path: path.to_owned(), version })
 }
 
 /// Downloads and unpacks Debian's Neovim into `dir`.
 fn fetch(dir: &Path) -> Result<Neovim> {
-    ensure!(
-        cfg!(target_os = "linux"),
-        "only the Linux package can be downloaded"
-    );
+    ensure!(cfg!(target_os = "linux"), "only the Linux package can be downloaded");
     for tool in ["apt-get", "dpkg-deb"] {
-        let found = Command::new(tool)
-            .arg("--version")
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .status();
-        ensure!(
-            found.is_ok_and(|status| status.success()),
-            "this machine has no {tool}"
-        );
+        let found = Command::new(tool).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+        ensure!(found.is_ok_and(|status| status.success()), "this machine has no {tool}");
     }
     let keyring = KEYRINGS.iter().find(|path| Path::new(path).exists());
-    let keyring =
-        keyring.context("Debian's keys are missing; install the package debian-archive-keyring")?;
-    eprintln!(
-        "Downloading Neovim into {} (once, about 30 MB with the package lists)",
-        dir.display()
-    );
+    let keyring = keyring.context("Debian's keys are missing; install the package debian-archive-keyring")?;
+    eprintln!("Downloading Neovim into {} (once, about 30 MB with the package lists)", dir.display());
 
     // Unpacked beside its place and moved there when it works, so that an interrupted download leaves nothing.
     let staging = dir.with_extension("partial");
@@ -170,12 +132,7 @@ fn fetch(dir: &Path) -> Result<Neovim> {
     for package in fs::read_dir(apt.join("cache/archives"))? {
         let package = package?.path();
         if package.extension() == Some(OsStr::new("deb")) {
-            checked(
-                Command::new("dpkg-deb")
-                    .arg("--extract")
-                    .arg(&package)
-                    .arg(&root),
-            )?;
+            checked(Command::new("dpkg-deb").arg("--extract").arg(&package).arg(&root))?;
         }
     }
     write_starter(&staging, &root)?;
@@ -191,19 +148,12 @@ fn fetch(dir: &Path) -> Result<Neovim> {
 /// there: to apt, nothing is installed yet, so it brings everything down to the C library.
 fn download(apt: &Path, keyring: &str) -> Result<()> {
     for folder in ["state/lists/partial", "cache/archives/partial"] {
-        fs::create_dir_all(apt.join(folder))
-            .with_context(|| format!("creating {}", apt.display()))?;
+        fs::create_dir_all(apt.join(folder)).with_context(|| format!("creating {}", apt.display()))?;
     }
     let place = apt.to_str().context("apt needs a path in UTF-8")?;
-    ensure!(
-        !place.contains(['"', ' ']),
-        "apt cannot work under a path with spaces or quotes: {place}"
-    );
+    ensure!(!place.contains(['"', ' ']), "apt cannot work under a path with spaces or quotes: {place}");
     fs::write(apt.join("installed"), "")?;
-    fs::write(
-        apt.join("sources.list"),
-        format!("deb [signed-by={keyring}] {MIRROR} {SUITE} main\n"),
-    )?;
+    fs::write(apt.join("sources.list"), format!("deb [signed-by={keyring}] {MIRROR} {SUITE} main\n"))?;
     let config = format!(
         r#"Dir::State "{place}/state";
 Dir::State::status "{place}/installed";
@@ -221,15 +171,8 @@ APT::Sandbox::User "";
     );
     let config_path = apt.join("apt.conf");
     fs::write(&config_path, config)?;
-    for arguments in [
-        &["update"][..],
-        &["install", "--yes", "--download-only", "neovim"],
-    ] {
-        checked(
-            Command::new("apt-get")
-                .args(arguments)
-                .env("APT_CONFIG", &config_path),
-        )?;
+    for arguments in [&["update"][..], &["install", "--yes", "--download-only", "neovim"]] {
+        checked(Command::new("apt-get").args(arguments).env("APT_CONFIG", &config_path))?;
     }
     Ok(())
 }
@@ -239,13 +182,7 @@ fn write_starter(dir: &Path, root: &Path) -> Result<()> {
     let loader = entries(&root.join("usr/lib"))?
         .into_iter()
         .chain(entries(&root.join("usr/lib64")).unwrap_or_default())
-        .flat_map(|entry| {
-            if entry.is_dir() {
-                entries(&entry).unwrap_or_default()
-            } else {
-                vec![entry]
-            }
-        })
+        .flat_map(|entry| if entry.is_dir() { entries(&entry).unwrap_or_default() } else { vec![entry] })
         .find(|path| file_name(path).starts_with("ld-linux"))
         .context("the C library's package has no dynamic loader")?;
     let library = entries(&root.join("usr/lib"))?
@@ -269,11 +206,7 @@ exec "$here/{}" --library-path "$here/{}" --argv0 nvim "$here/root/usr/bin/nvim"
 
 fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
     let read = fs::read_dir(folder).with_context(|| format!("reading {}", folder.display()))?;
-    Ok(read
-        .collect::<std::io::Result<Vec<_>>>()?
-        .into_iter()
-        .map(|entry| entry.path())
-        .collect())
+    Ok(read.collect::<std::io::Result<Vec<_>>>()?.into_iter().map(|entry| entry.path()).collect())
 }
 
 fn file_name(path: &Path) -> std::borrow::Cow<'_, str> {

@@ -5,10 +5,7 @@
 //! library is compiled from its source package. `built/COMPILER` records the tools that made the
 //! committed bytes: with the same tools the bytes are the same, in any folder.
 
-#![expect(
-    clippy::print_stdout,
-    reason = "a task for people; its report belongs on stdout"
-)]
+#![expect(clippy::print_stdout, reason = "a task for people; its report belongs on stdout")]
 
 use std::env;
 use std::fs;
@@ -38,9 +35,8 @@ pub(crate) struct Args {
 
 /// Builds the guests; with `--check` compares them with the committed ones.
 pub(crate) fn run(args: Args) -> Result<()> {
-    let repository = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .context("xtask stands in the repository")?;
+    let repository =
+        Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask stands in the repository")?;
     let committed = repository.join("plugins/guests/built");
     let recorded = fs::read_to_string(committed.join("COMPILER")).unwrap_or_default();
     let Some(toolchain) = Toolchain::find(&recorded)? else {
@@ -50,10 +46,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
         }
         bail!("no compiler for {TARGET} was found. {HOW_TO_INSTALL}");
     };
-    println!(
-        "plugins: building with {}",
-        toolchain.record.trim_end().replace('\n', ", ")
-    );
+    println!("plugins: building with {}", toolchain.record.trim_end().replace('\n', ", "));
     let guests = toolchain.build(repository)?;
     if args.check {
         return check(repository, &committed, &recorded, &toolchain, &guests);
@@ -61,11 +54,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
     let out = args.out.unwrap_or(committed);
     write(&out, &toolchain, &guests)?;
     for guest in &guests {
-        println!(
-            "plugins: {} ({} bytes)",
-            out.join(guest.file_name()).display(),
-            guest.bytes.len()
-        );
+        println!("plugins: {} ({} bytes)", out.join(guest.file_name()).display(), guest.bytes.len());
     }
     Ok(())
 }
@@ -85,8 +74,7 @@ fn write(folder: &Path, toolchain: &Toolchain, guests: &[Guest]) -> Result<()> {
     fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
     for guest in guests {
         let path = folder.join(guest.file_name());
-        fs::write(&path, &guest.bytes)
-            .with_context(|| format!("cannot write {}", path.display()))?;
+        fs::write(&path, &guest.bytes).with_context(|| format!("cannot write {}", path.display()))?;
     }
     fs::write(folder.join("COMPILER"), &toolchain.record)?;
     Ok(())
@@ -102,12 +90,8 @@ fn check(
     if toolchain.record == recorded {
         for guest in guests {
             let path = committed.join(guest.file_name());
-            let bytes =
-                fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-            let differs = bytes
-                .iter()
-                .zip(&guest.bytes)
-                .position(|(old, new)| old != new);
+            let bytes = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+            let differs = bytes.iter().zip(&guest.bytes).position(|(old, new)| old != new);
             ensure!(
                 bytes == guest.bytes,
                 "{} is not what its source builds: {} bytes committed, {} rebuilt, first difference at {}. \
@@ -129,22 +113,11 @@ fn check(
     write(&rebuilt, toolchain, guests)?;
     let status = cargo()
         .current_dir(repository)
-        .args([
-            "test",
-            "--quiet",
-            "--locked",
-            "--package",
-            "redstart-plugins",
-            "--test",
-            "golden",
-        ])
+        .args(["test", "--quiet", "--locked", "--package", "redstart-plugins", "--test", "golden"])
         .env("REDSTART_GUESTS_DIR", &rebuilt)
         .status()
         .context("cannot run cargo test")?;
-    ensure!(
-        status.success(),
-        "the rebuilt plugins answer differently from the golden files"
-    );
+    ensure!(status.success(), "the rebuilt plugins answer differently from the golden files");
     println!("plugins: the rebuilt ones answer as the golden files say");
     Ok(())
 }
@@ -162,14 +135,8 @@ struct Toolchain {
 impl Toolchain {
     /// The toolchain that made the committed plugins if it is here, else any.
     fn find(recorded: &str) -> Result<Option<Self>> {
-        let mut found: Vec<Self> = [Self::with_target()?, Self::debian()?]
-            .into_iter()
-            .flatten()
-            .collect();
-        let preferred = found
-            .iter()
-            .position(|toolchain| toolchain.record == recorded)
-            .unwrap_or(0);
+        let mut found: Vec<Self> = [Self::with_target()?, Self::debian()?].into_iter().flatten().collect();
+        let preferred = found.iter().position(|toolchain| toolchain.record == recorded).unwrap_or(0);
         Ok((!found.is_empty()).then(|| found.swap_remove(preferred)))
     }
 
@@ -177,25 +144,11 @@ impl Toolchain {
     fn with_target() -> Result<Option<Self>> {
         let rustc = PathBuf::from(env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
         let sysroot = sysroot(&rustc)?;
-        if !sysroot
-            .join("lib/rustlib")
-            .join(TARGET)
-            .join("lib")
-            .is_dir()
-        {
+        if !sysroot.join("lib/rustlib").join(TARGET).join("lib").is_dir() {
             return Ok(None);
         }
-        let record = format!(
-            "{}\n{}\n",
-            version(&rustc)?,
-            version(cargo().get_program().as_ref())?
-        );
-        Ok(Some(Self {
-            rustc,
-            sysroot,
-            linker: None,
-            record,
-        }))
+        let record = format!("{}\n{}\n", version(&rustc)?, version(cargo().get_program().as_ref())?);
+        Ok(Some(Self { rustc, sysroot, linker: None, record }))
     }
 
     /// Debian's compiler with the source of its standard library, and LLVM's linker.
@@ -211,17 +164,8 @@ impl Toolchain {
         if !sysroot.join("lib/rustlib/src/rust/library").is_dir() {
             return Ok(None);
         }
-        let tools = [
-            version(&rustc)?,
-            version(cargo().get_program().as_ref())?,
-            version(&linker)?,
-        ];
-        Ok(Some(Self {
-            rustc,
-            sysroot,
-            linker: Some(linker),
-            record: format!("{}\n", tools.join("\n")),
-        }))
+        let tools = [version(&rustc)?, version(cargo().get_program().as_ref())?, version(&linker)?];
+        Ok(Some(Self { rustc, sysroot, linker: Some(linker), record: format!("{}\n", tools.join("\n")) }))
     }
 
     /// Compiles every guest and wraps it as a component.
@@ -230,15 +174,7 @@ impl Toolchain {
         let mut build = cargo();
         build
             .current_dir(repository.join("plugins/guests"))
-            .args([
-                "build",
-                "--quiet",
-                "--release",
-                "--locked",
-                "--target",
-                TARGET,
-                "--target-dir",
-            ])
+            .args(["build", "--quiet", "--release", "--locked", "--target", TARGET, "--target-dir"])
             .arg(&target_directory)
             .args(GUESTS.iter().flat_map(|guest| ["--package", guest]))
             .env("RUSTC", &self.rustc)
@@ -256,19 +192,11 @@ impl Toolchain {
         GUESTS
             .iter()
             .map(|&name| {
-                let path = target_directory
-                    .join(TARGET)
-                    .join("release")
-                    .join(format!("{name}.wasm"));
-                let module =
-                    fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-                let bytes = componentize(&module)
-                    .with_context(|| format!("cannot make a component of {name}"))?;
-                forbid_paths(
-                    name,
-                    &bytes,
-                    &[repository.to_owned(), target_directory.clone()],
-                )?;
+                let path = target_directory.join(TARGET).join("release").join(format!("{name}.wasm"));
+                let module = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+                let bytes =
+                    componentize(&module).with_context(|| format!("cannot make a component of {name}"))?;
+                forbid_paths(name, &bytes, &[repository.to_owned(), target_directory.clone()])?;
                 Ok(Guest { name, bytes })
             })
             .collect()
@@ -284,19 +212,14 @@ impl Toolchain {
             (repository.to_owned(), "/redstart"),
         ];
         flags.sort_by_key(|(path, _)| path.as_os_str().len());
-        let flags: Vec<String> = flags
-            .iter()
-            .map(|(from, to)| format!("--remap-path-prefix={}={to}", from.display()))
-            .collect();
+        let flags: Vec<String> =
+            flags.iter().map(|(from, to)| format!("--remap-path-prefix={}={to}", from.display())).collect();
         Ok(flags.join("\u{1f}"))
     }
 }
 
 fn componentize(module: &[u8]) -> Result<Vec<u8>> {
-    wit_component::ComponentEncoder::default()
-        .validate(true)
-        .module(module)?
-        .encode()
+    wit_component::ComponentEncoder::default().validate(true).module(module)?.encode()
 }
 
 /// Fails when a path of this machine is inside.
@@ -305,14 +228,8 @@ fn forbid_paths(name: &str, bytes: &[u8], paths: &[PathBuf]) -> Result<()> {
     for path in paths.iter().cloned().chain(home).chain(cargo_home()) {
         let path = path.to_string_lossy().trim_end_matches('/').to_owned();
         // A home directory of `/` is no secret and would match everything.
-        let found = !path.is_empty()
-            && bytes
-                .windows(path.len())
-                .any(|window| window == path.as_bytes());
-        ensure!(
-            !found,
-            "{name}.wasm contains the path {path} of this machine"
-        );
+        let found = !path.is_empty() && bytes.windows(path.len()).any(|window| window == path.as_bytes());
+        ensure!(!found, "{name}.wasm contains the path {path} of this machine");
     }
     Ok(())
 }
@@ -322,22 +239,16 @@ fn cargo() -> Command {
 }
 
 fn cargo_home() -> Option<PathBuf> {
-    env::var_os("CARGO_HOME")
-        .map(PathBuf::from)
-        .or_else(|| Some(env::home_dir()?.join(".cargo")))
+    env::var_os("CARGO_HOME").map(PathBuf::from).or_else(|| Some(env::home_dir()?.join(".cargo")))
 }
 
 fn target_directory(repository: &Path) -> PathBuf {
-    env::var_os("CARGO_TARGET_DIR").map_or_else(
-        || repository.join("target"),
-        |folder| repository.join(folder),
-    )
+    env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| repository.join("target"), |folder| repository.join(folder))
 }
 
 fn debian_linker() -> Option<PathBuf> {
-    let versioned = (14..=30)
-        .rev()
-        .map(|version| format!("/usr/bin/wasm-ld-{version}"));
+    let versioned = (14..=30).rev().map(|version| format!("/usr/bin/wasm-ld-{version}"));
     std::iter::once("/usr/bin/wasm-ld".to_owned())
         .chain(versioned)
         .map(PathBuf::from)
@@ -345,9 +256,7 @@ fn debian_linker() -> Option<PathBuf> {
 }
 
 fn sysroot(rustc: &Path) -> Result<PathBuf> {
-    Ok(PathBuf::from(output(
-        Command::new(rustc).args(["--print", "sysroot"]),
-    )?))
+    Ok(PathBuf::from(output(Command::new(rustc).args(["--print", "sysroot"]))?))
 }
 
 fn version(tool: &Path) -> Result<String> {
@@ -355,13 +264,7 @@ fn version(tool: &Path) -> Result<String> {
 }
 
 fn output(command: &mut Command) -> Result<String> {
-    let output = command
-        .output()
-        .with_context(|| format!("cannot run {command:?}"))?;
-    ensure!(
-        output.status.success(),
-        "{command:?} failed: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    let output = command.output().with_context(|| format!("cannot run {command:?}"))?;
+    ensure!(output.status.success(), "{command:?} failed: {}", String::from_utf8_lossy(&output.stderr));
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }

@@ -17,13 +17,11 @@ use crate::{neovim, repository, target_dir};
 /// machine lacks is set up where that needs no root (Neovim, rustfmt, clippy), else the check is
 /// skipped and the summary says why.
 #[derive(clap::Args)]
-#[command(
-    after_help = "Examples:\n  cargo xtask test                     everything\n  \
+#[command(after_help = "Examples:\n  cargo xtask test                     everything\n  \
     cargo xtask test --only fmt,clippy   the quick ones before a commit\n  \
     cargo xtask test --skip plugins      without rebuilding the plugins\n\n\
     One test alone: cargo test -p redstart-engine NAME\n\
-    The editor test is part of `test`; it drives $REDSTART_NVIM, nvim on the PATH or the Neovim that `neovim` downloads."
-)]
+    The editor test is part of `test`; it drives $REDSTART_NVIM, nvim on the PATH or the Neovim that `neovim` downloads.")]
 pub(crate) struct Options {
     /// Run only these parts
     #[arg(long, value_delimiter = ',', value_name = "PART,...")]
@@ -82,20 +80,16 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     let started = Instant::now();
     let mut session = Session::default();
     for part in Part::value_variants() {
-        let left_out = (!options.only.is_empty() && !options.only.contains(part))
-            || options.skip.contains(part);
+        let left_out =
+            (!options.only.is_empty() && !options.only.contains(part)) || options.skip.contains(part);
         let part_started = Instant::now();
         let outcome = if left_out {
             Outcome::Skipped("left out on the command line".to_owned())
         } else {
             heading(&format!("{}: {}", part.name(), help(*part)));
-            session
-                .perform(*part)
-                .unwrap_or_else(|error| Outcome::Failed(format!("{error:#}")))
+            session.perform(*part).unwrap_or_else(|error| Outcome::Failed(format!("{error:#}")))
         };
-        session
-            .results
-            .insert(*part, (outcome, part_started.elapsed()));
+        session.results.insert(*part, (outcome, part_started.elapsed()));
     }
     Ok(session.sum_up(started.elapsed()))
 }
@@ -105,14 +99,7 @@ impl Session {
         match part {
             Part::Fmt => with_component("rustfmt", cargo(&["fmt", "--all", "--check"])),
             Part::Clippy => {
-                let lints = [
-                    "clippy",
-                    "--workspace",
-                    "--all-targets",
-                    "--",
-                    "-D",
-                    "warnings",
-                ];
+                let lints = ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
                 with_component("clippy", cargo(&lints))
             }
             Part::Guests => self.guests(),
@@ -128,9 +115,7 @@ impl Session {
                     Ok(Outcome::Passed(what))
                 }
                 Err(error) if std::env::var_os("REDSTART_NVIM").is_some() => Err(error),
-                Err(error) => Ok(Outcome::Skipped(format!(
-                    "so was the editor test: {error:#}"
-                ))),
+                Err(error) => Ok(Outcome::Skipped(format!("so was the editor test: {error:#}"))),
             },
             // The same targets and so the same features as the test run: nothing is built twice.
             Part::Build => status(&mut cargo(&["build", "--workspace", "--bins", "--tests"])),
@@ -140,12 +125,7 @@ impl Session {
 
     /// The guests are a workspace of their own, for their wasm target; their logic is tested natively.
     fn guests(&self) -> Result<Outcome> {
-        let mut command = cargo(&[
-            "test",
-            "--manifest-path",
-            "plugins/guests/Cargo.toml",
-            "--workspace",
-        ]);
+        let mut command = cargo(&["test", "--manifest-path", "plugins/guests/Cargo.toml", "--workspace"]);
         status(command.arg("--target-dir").arg(target_dir().join("guests")))
     }
 
@@ -155,27 +135,15 @@ impl Session {
         }
         let neovim = match self.neovim.take() {
             Some(path) => Some(path),
-            None => neovim::find(&neovim::default_dir())
-                .ok()
-                .map(|found| found.path),
+            None => neovim::find(&neovim::default_dir()).ok().map(|found| found.path),
         };
         // nextest runs tests side by side, but knows no documentation examples.
         if !has_nextest() {
-            return self.run_tests(
-                cargo(&["test", "--workspace", "--no-fail-fast"]),
-                neovim.as_deref(),
-            );
+            return self.run_tests(cargo(&["test", "--workspace", "--no-fail-fast"]), neovim.as_deref());
         }
-        let examples = status(&mut cargo(&[
-            "test",
-            "--workspace",
-            "--doc",
-            "--no-fail-fast",
-        ]))?;
-        let tests = self.run_tests(
-            cargo(&["nextest", "run", "--workspace", "--no-fail-fast"]),
-            neovim.as_deref(),
-        )?;
+        let examples = status(&mut cargo(&["test", "--workspace", "--doc", "--no-fail-fast"]))?;
+        let tests =
+            self.run_tests(cargo(&["nextest", "run", "--workspace", "--no-fail-fast"]), neovim.as_deref())?;
         Ok(match (examples, tests) {
             (Outcome::Failed(_), Outcome::Failed(tests)) => {
                 Outcome::Failed(format!("documentation examples; {tests}"))
@@ -194,22 +162,15 @@ impl Session {
             command.env("CARGO_TERM_COLOR", "always");
         }
         announce(&command);
-        let mut child = command
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .context("starting cargo")?;
+        let mut child =
+            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().context("starting cargo")?;
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
         let (from_stdout, from_stderr) = std::thread::scope(|scope| {
             let stdout = scope.spawn(|| stdout.map(|pipe| pass_on(pipe, std::io::stdout())));
             let stderr = stderr.map(|pipe| pass_on(pipe, std::io::stderr()));
-            (
-                stdout.join().expect("copying output does not panic"),
-                stderr,
-            )
+            (stdout.join().expect("copying output does not panic"), stderr)
         });
-        self.runner_summary
-            .extend(from_stdout.into_iter().chain(from_stderr).flatten());
+        self.runner_summary.extend(from_stdout.into_iter().chain(from_stderr).flatten());
         judge(child.wait().context("waiting for cargo")?)
     }
 
@@ -226,11 +187,7 @@ impl Session {
                     ("FAILED", why)
                 }
             };
-            let line = format!(
-                "{:<8} {word:<8} {:>6.1} s  {detail}",
-                part.name(),
-                time.as_secs_f64()
-            );
+            let line = format!("{:<8} {word:<8} {:>6.1} s  {detail}", part.name(), time.as_secs_f64());
             println!("{}", line.trim_end());
         }
         let verdict = match failed.as_slice() {
@@ -247,10 +204,7 @@ impl Session {
 
 fn help(part: Part) -> String {
     let value = part.to_possible_value().expect("no part is hidden");
-    value
-        .get_help()
-        .map(ToString::to_string)
-        .unwrap_or_default()
+    value.get_help().map(ToString::to_string).unwrap_or_default()
 }
 
 fn heading(text: &str) {
@@ -265,10 +219,7 @@ fn cargo(arguments: &[&str]) -> Command {
 }
 
 fn has_nextest() -> bool {
-    let version = cargo(&["nextest", "--version"])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status();
+    let version = cargo(&["nextest", "--version"]).stdout(Stdio::null()).stderr(Stdio::null()).status();
     version.is_ok_and(|status| status.success())
 }
 
@@ -284,9 +235,7 @@ fn with_component(component: &str, mut command: Command) -> Result<Outcome> {
     };
     if !present() {
         println!("rustup component add {component}");
-        let added = Command::new("rustup")
-            .args(["component", "add", component])
-            .status();
+        let added = Command::new("rustup").args(["component", "add", component]).status();
         if !added.is_ok_and(|status| status.success()) || !present() {
             return Ok(Outcome::Skipped(format!(
                 "this toolchain has no {component}, and rustup could not add it"
@@ -299,39 +248,19 @@ fn with_component(component: &str, mut command: Command) -> Result<Outcome> {
 fn status(command: &mut Command) -> Result<Outcome> {
     announce(command);
     let program = command.get_program().to_string_lossy().into_owned();
-    judge(
-        command
-            .stdin(Stdio::null())
-            .status()
-            .with_context(|| format!("cannot start {program}"))?,
-    )
+    judge(command.stdin(Stdio::null()).status().with_context(|| format!("cannot start {program}"))?)
 }
 
 fn judge(status: std::process::ExitStatus) -> Result<Outcome> {
-    Ok(if status.success() {
-        Outcome::Passed(String::new())
-    } else {
-        Outcome::Failed(status.to_string())
-    })
+    Ok(if status.success() { Outcome::Passed(String::new()) } else { Outcome::Failed(status.to_string()) })
 }
 
 /// Shows the command as a reader would type it.
 fn announce(command: &Command) {
-    let program = Path::new(command.get_program())
-        .file_name()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned();
-    let arguments = command
-        .get_args()
-        .map(|argument| argument.to_string_lossy());
-    println!(
-        "$ {}",
-        std::iter::once(program.into())
-            .chain(arguments)
-            .collect::<Vec<_>>()
-            .join(" ")
-    );
+    let program =
+        Path::new(command.get_program()).file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let arguments = command.get_args().map(|argument| argument.to_string_lossy());
+    println!("$ {}", std::iter::once(program.into()).chain(arguments).collect::<Vec<_>>().join(" "));
 }
 
 /// Copies a runner's output line by line; returns the lines that are its summary: all from nextest's
@@ -342,10 +271,7 @@ fn pass_on(from: impl Read, mut to: impl Write) -> Vec<String> {
     let mut line = Vec::new();
     let mut closing = false;
     // A closed terminal must not stop the tests: what cannot be shown is dropped.
-    while from
-        .read_until(b'\n', &mut line)
-        .is_ok_and(|count| count > 0)
-    {
+    while from.read_until(b'\n', &mut line).is_ok_and(|count| count > 0) {
         to.write_all(&line).ok();
         to.flush().ok();
         let text = String::from_utf8_lossy(&line).trim_end().to_owned();
@@ -370,10 +296,7 @@ mod tests {
         assert_eq!(shown, output.as_bytes());
         assert_eq!(
             summary,
-            [
-                "     Summary [   0.1s] 2 tests run: 1 passed, 1 failed, 0 skipped",
-                "    FAIL a c"
-            ]
+            ["     Summary [   0.1s] 2 tests run: 1 passed, 1 failed, 0 skipped", "    FAIL a c"]
         );
     }
 

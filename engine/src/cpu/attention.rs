@@ -85,7 +85,10 @@ impl Attention {
 
     /// Attention of one layer. `qkv` is `[rows][query heads, then key heads, then value heads]`, before rotation;
     /// the step's keys and values are in the cache already. `output` is `[rows][query heads * head_dim]`.
-    #[expect(clippy::too_many_arguments, reason = "the parts of one layer; a struct of them would be built only here")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the parts of one layer; a struct of them would be built only here"
+    )]
     pub(super) fn run(
         &self,
         kernels: Kernels,
@@ -122,7 +125,14 @@ impl Attention {
     }
 
     /// Rotates and scales the queries of a task and clears its sums.
-    fn load_queries(&self, scratch: &mut Scratch, rows: &RowGroup, kv_head: usize, rotary: &Rotary, qkv: &[f32]) {
+    fn load_queries(
+        &self,
+        scratch: &mut Scratch,
+        rows: &RowGroup,
+        kv_head: usize,
+        rotary: &Rotary,
+        qkv: &[f32],
+    ) {
         let width = (self.group + 2) * self.num_kv_heads * self.head_dim;
         let columns = self.group * self.head_dim;
         let scale = 1.0 / (self.head_dim as f32).sqrt();
@@ -160,12 +170,13 @@ impl Attention {
                 }
                 let visible = BLOCK_SIZE.min(position + 1 - b * BLOCK_SIZE);
                 let block = KvBlock { keys, values, visible };
-                for head in r * self.group..(r + 1) * self.group {
+                let heads = r * self.group..(r + 1) * self.group;
+                for (head, state) in heads.clone().zip(&mut states[heads]) {
                     let columns = head * self.head_dim..(head + 1) * self.head_dim;
                     kernels.attend_block(
                         &queries[columns.clone()],
                         &block,
-                        &mut states[head],
+                        state,
                         &mut accumulators[columns],
                     );
                 }

@@ -1,6 +1,6 @@
 //! Linear layers over token rows: which kernel, spread how, written where.
 
-use super::kernels::{FloatRows, Kernels, QuantizedRows, TILE};
+use super::kernels::{DIGITS, FloatRows, Kernels, QuantizedRows, TILE};
 use super::threads::ThreadPool;
 use super::weights::{Linear, Matrix};
 
@@ -16,7 +16,7 @@ pub(super) enum Write {
     Add,
 }
 
-/// Token rows as inputs of linear layers: in floats, and rounded to int8 where that is wanted.
+/// Token rows as inputs of linear layers: in floats, and rounded to int8 digits where that is wanted.
 pub(super) struct Activations {
     width: usize,
     rows: usize,
@@ -27,7 +27,7 @@ pub(super) struct Activations {
 
 struct Quantized {
     group_size: usize,
-    values: Vec<i8>,
+    digits: Vec<i8>,
     scales: Vec<f32>,
     sums: Vec<i32>,
 }
@@ -37,7 +37,7 @@ impl Activations {
     pub(super) fn new(width: usize, group_size: Option<usize>) -> Self {
         let quantized = group_size.map(|group_size| Quantized {
             group_size,
-            values: Vec::new(),
+            digits: Vec::new(),
             scales: Vec::new(),
             sums: Vec::new(),
         });
@@ -61,18 +61,18 @@ impl Activations {
             return pool.run(rows, |row, _| fill(row, unsafe { values.row(row) }));
         };
         let (group_size, groups) = (quantized.group_size, width / quantized.group_size);
-        quantized.values.resize(rows * width, 0);
+        quantized.digits.resize(rows * width * DIGITS, 0);
         quantized.scales.resize(rows * groups, 0.0);
         quantized.sums.resize(rows * groups, 0);
-        let rounded = DisjointRows::new(&mut quantized.values, width);
+        let digits = DisjointRows::new(&mut quantized.digits, width * DIGITS);
         let scales = DisjointRows::new(&mut quantized.scales, groups);
         let sums = DisjointRows::new(&mut quantized.sums, groups);
         pool.run(rows, |row, _| {
             // SAFETY: each task takes its own row of every array.
-            let (values, rounded, scales, sums) =
-                unsafe { (values.row(row), rounded.row(row), scales.row(row), sums.row(row)) };
+            let (values, digits, scales, sums) =
+                unsafe { (values.row(row), digits.row(row), scales.row(row), sums.row(row)) };
             fill(row, values);
-            kernels.quantize_row(values, group_size, rounded, scales, sums);
+            kernels.quantize_row(values, group_size, digits, scales, sums);
         });
     }
 
@@ -136,7 +136,7 @@ fn dot(
             let rows = QuantizedRows {
                 width: input.width,
                 group_size: quantized.group_size,
-                values: &quantized.values,
+                digits: &quantized.digits,
                 scales: &quantized.scales,
                 sums: &quantized.sums,
             };
@@ -145,7 +145,9 @@ fn dot(
         (Matrix::Int4(matrix), None) => {
             kernels.int4_dot_f32(&matrix.tile(tile), &input.floats(), first_row, results);
         }
-        (Matrix::Dense(matrix), _) => kernels.dense_dot(&matrix.tile(tile), &input.floats(), first_row, results),
+        (Matrix::Dense(matrix), _) => {
+            kernels.dense_dot(&matrix.tile(tile), &input.floats(), first_row, results)
+        }
     }
 }
 
@@ -170,7 +172,7 @@ unsafe impl<T: Send> Sync for DisjointRows<'_, T> {}
 
 impl<'a, T> DisjointRows<'a, T> {
     pub(super) fn new(array: &'a mut [T], width: usize) -> Self {
-        let rows = if width == 0 { 0 } else { array.len() / width };
+        let rows = array.len().checked_div(width).unwrap_or(0);
         Self { start: array.as_mut_ptr(), rows, width, array: std::marker::PhantomData }
     }
 

@@ -1,4 +1,4 @@
-//! The CPU backend: int4 or plain weights, int8 or float activations, paged fp16 KV.
+//! The CPU backend: int4 or plain weights, int8-digit or float activations, paged fp16 KV.
 //!
 //! [`kernels`] has the inner loops for each instruction set, [`weights`] the repacked matrices,
 //! [`linear`] and [`attention`] spread work over the [`threads`], and this file is the forward pass.
@@ -36,7 +36,7 @@ use crate::step_plan::{BLOCK_SIZE, StepPlan};
 pub struct CpuOptions {
     /// Threads, the engine's own included; [`threads::default_threads`] when `None`.
     pub threads: Option<usize>,
-    /// Keep activations in `f32` instead of rounding them to int8: slower, for reference.
+    /// Keep activations in `f32` instead of rounding them to pairs of int8 digits: slower, for reference.
     pub exact: bool,
     /// Instruction set; the machine's best when `None`.
     pub isa: Option<Isa>,
@@ -172,7 +172,10 @@ impl CpuBackend {
         }
         let mut next_row = 0;
         for sequence in &plan.sequences {
-            if sequence.rows.start != next_row || sequence.rows.is_empty() || sequence.rows.end > plan.num_rows() {
+            if sequence.rows.start != next_row
+                || sequence.rows.is_empty()
+                || sequence.rows.end > plan.num_rows()
+            {
                 return wrong(format!("rows {:?} do not follow row {next_row}", sequence.rows));
             }
             next_row = sequence.rows.end;
@@ -296,7 +299,12 @@ impl CpuBackend {
         let rows = plan.logits_rows.len();
         buffers.normed.fill(kernels, pool, rows, |row, to| {
             let from = plan.logits_rows[row] as usize * config.hidden_size;
-            kernels.rms_norm(&hidden[from..][..config.hidden_size], &model.final_norm, config.rms_norm_eps, to);
+            kernels.rms_norm(
+                &hidden[from..][..config.hidden_size],
+                &model.final_norm,
+                config.rms_norm_eps,
+                to,
+            );
         });
         logits.resize(rows * config.vocab_size, 0.0);
         linear::run(kernels, pool, &[&model.head], &buffers.normed, logits, Write::Store);
@@ -358,8 +366,9 @@ impl Model {
         } else {
             Linear::load(checkpoint, pool, "lm_head", [hidden, vocab], false)?
         };
-        let layers =
-            (0..config.num_layers).map(|index| Layer::load(checkpoint, pool, index)).collect::<Result<_, _>>()?;
+        let layers = (0..config.num_layers)
+            .map(|index| Layer::load(checkpoint, pool, index))
+            .collect::<Result<_, _>>()?;
         let final_norm = checkpoint.tensor("model.norm.weight", &[hidden])?.to_f32()?;
         Ok(Self { embedding, layers, final_norm, head })
     }

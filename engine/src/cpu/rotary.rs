@@ -10,8 +10,7 @@ pub(super) struct Rotary {
 
 impl Rotary {
     pub(super) fn new(head_dim: usize, theta: f64) -> Self {
-        let frequencies =
-            (0..head_dim / 2).map(|i| theta.powf(-2.0 * i as f64 / head_dim as f64)).collect();
+        let frequencies = (0..head_dim / 2).map(|i| theta.powf(-2.0 * i as f64 / head_dim as f64)).collect();
         Self { frequencies, angles: Vec::new() }
     }
 

@@ -16,6 +16,9 @@ const SPINS: usize = 2_000;
 /// Most threads taken unless asked otherwise: beyond these a desktop's memory is the limit.
 const MOST_DEFAULT_THREADS: usize = 8;
 
+/// Bit of [`Shared::gate`]: the region may be entered.
+const OPEN: usize = 1 << (usize::BITS - 1);
+
 /// What a region runs: `(task, thread)`.
 type Task<'a> = dyn Fn(usize, usize) + Sync + 'a;
 
@@ -26,14 +29,15 @@ pub struct ThreadPool {
 }
 
 struct Shared {
-    /// The current region. Written only while no worker runs one.
+    /// The current region. Written only while `gate` is zero: closed and left by every worker.
     region: UnsafeCell<Region>,
     /// Counts regions; a change publishes `region`.
     epoch: AtomicUsize,
     /// Next task that nobody has taken.
     next_task: AtomicUsize,
-    /// Workers that have not finished the current region.
-    busy: AtomicUsize,
+    /// [`OPEN`] while a region may be entered, plus the number of workers inside. A worker that has
+    /// lost its processor is outside, and then nobody waits for it.
+    gate: AtomicUsize,
     /// Whether a task of the current region panicked.
     panicked: AtomicBool,
     /// Whether workers should end.
@@ -50,9 +54,9 @@ struct Region {
     tasks: usize,
 }
 
-// SAFETY: `region` is the only field that is not Sync. It is written by `run` while `busy` is zero and
-// read by workers between the epoch's change (release/acquire) and their decrement of `busy`. The task
-// it points to is Sync and outlives the region: `run` returns only when `busy` is zero again.
+// SAFETY: `region` is the only field that is not Sync. It is written by `run` while `gate` is zero and
+// read by workers between entering through the open gate (release/acquire) and leaving. The task it
+// points to is Sync and outlives the region: `run` returns only when the gate is zero again.
 unsafe impl Sync for Shared {}
 // SAFETY: as above; the raw pointer is only ever used as a shared reference to something Sync.
 unsafe impl Send for Shared {}
@@ -67,7 +71,7 @@ impl ThreadPool {
             region: UnsafeCell::new(Region { task: None, tasks: 0 }),
             epoch: AtomicUsize::new(0),
             next_task: AtomicUsize::new(0),
-            busy: AtomicUsize::new(0),
+            gate: AtomicUsize::new(0),
             panicked: AtomicBool::new(false),
             stop: AtomicBool::new(false),
             parked: AtomicUsize::new(0),
@@ -102,18 +106,19 @@ impl ThreadPool {
         }
         let shared = &*self.shared;
         let erased: *const Task<'_> = &task;
-        // SAFETY: only the lifetime changes; `run` does not return, nor unwind, before every worker has
-        // finished with the pointer (`busy` is zero).
+        // SAFETY: only the lifetime changes; `run` does not return, nor unwind, before the gate is closed
+        // and every worker that entered has left.
         let erased: *const Task<'static> = unsafe { std::mem::transmute(erased) };
-        // SAFETY: `&mut self` keeps other regions out and the last one has ended, so no worker reads.
+        // SAFETY: `&mut self` keeps other regions out, and the gate is zero, so no worker reads.
         unsafe { *shared.region.get() = Region { task: Some(erased), tasks } };
         shared.next_task.store(0, Ordering::Relaxed);
         shared.panicked.store(false, Ordering::Relaxed);
-        shared.busy.store(self.workers.len(), Ordering::Relaxed);
+        shared.gate.store(OPEN, Ordering::Release);
         shared.publish();
         let outcome = catch_unwind(AssertUnwindSafe(|| shared.take_tasks(&task, tasks, 0)));
+        shared.gate.fetch_and(!OPEN, Ordering::Relaxed);
         let mut spins = 0;
-        while shared.busy.load(Ordering::Acquire) > 0 {
+        while shared.gate.load(Ordering::Acquire) > 0 {
             spin(&mut spins);
         }
         if let Err(panic) = outcome {
@@ -152,17 +157,26 @@ impl Shared {
             if self.stop.load(Ordering::SeqCst) {
                 return;
             }
-            // SAFETY: the epoch changed, so the region was published, and it stays until `busy` falls.
+            if !self.enter() {
+                continue;
+            }
+            // SAFETY: inside the gate the region stays as it was published.
             let Region { task, tasks } = unsafe { *self.region.get() };
             if let Some(task) = task {
-                // SAFETY: the pointer is valid until `busy` falls; see `run`.
+                // SAFETY: the pointer is valid as long as this worker is inside the gate; see `run`.
                 let task = unsafe { &*task };
                 if catch_unwind(AssertUnwindSafe(|| self.take_tasks(task, tasks, thread))).is_err() {
                     self.panicked.store(true, Ordering::Relaxed);
                 }
             }
-            self.busy.fetch_sub(1, Ordering::Release);
+            self.gate.fetch_sub(1, Ordering::Release);
         }
+    }
+
+    /// Enters the current region unless it is closed.
+    fn enter(&self) -> bool {
+        let enter = |gate| (gate & OPEN != 0).then_some(gate + 1);
+        self.gate.fetch_update(Ordering::Acquire, Ordering::Relaxed, enter).is_ok()
     }
 
     /// Waits until the epoch is no longer `seen`; returns the new one.

@@ -67,7 +67,11 @@ impl Linear {
             LinearWeights::Awq(awq) => Matrix::Int4(Int4Matrix::pack(pool, &awq)),
             LinearWeights::Dense(tensor) => Matrix::Dense(Arc::new(DenseMatrix::pack(pool, &tensor)?)),
         };
-        let bias = if biased { checkpoint.tensor(&format!("{prefix}.bias"), &[output])?.to_f32()? } else { Vec::new() };
+        let bias = if biased {
+            checkpoint.tensor(&format!("{prefix}.bias"), &[output])?.to_f32()?
+        } else {
+            Vec::new()
+        };
         Ok(Self { matrix, bias, output })
     }
 
@@ -193,12 +197,17 @@ impl DenseMatrix {
 }
 
 /// Refuses NaN and infinity: their exponent bits are all ones in each of the formats.
-fn check_finite(pool: &mut ThreadPool, tensor: &Tensor<'_>, format: DenseFormat) -> Result<(), CheckpointError> {
+fn check_finite(
+    pool: &mut ThreadPool,
+    tensor: &Tensor<'_>,
+    format: DenseFormat,
+) -> Result<(), CheckpointError> {
     const ELEMENTS: usize = 1 << 16;
     let size = format.bytes();
     // The top 16 bits hold sign and exponent in all three.
     let exponent = if format == DenseFormat::F16 { 0x7c00 } else { 0x7f80 };
-    let is_bad = |element: &[u8]| u16::from_le_bytes([element[size - 2], element[size - 1]]) & exponent == exponent;
+    let is_bad =
+        |element: &[u8]| u16::from_le_bytes([element[size - 2], element[size - 1]]) & exponent == exponent;
     let first_bad = std::sync::atomic::AtomicUsize::new(usize::MAX);
     let chunks = tensor.bytes.len().div_ceil(ELEMENTS * size);
     pool.run(chunks, |chunk, _| {

@@ -63,33 +63,21 @@ impl<F> Drop for Scripted<F> {
 }
 
 fn scripted<F: FnMut(&StepPlan) -> Result<(), BackendError> + Send>(script: F) -> Scripted<F> {
-    Scripted {
-        toy: ToyBackend::default(),
-        script,
-        dropped: None,
-    }
+    Scripted { toy: ToyBackend::default(), script, dropped: None }
 }
 
 #[test]
 fn many_threads_get_their_own_tokens() {
     let engine = Arc::new(start(ToyBackend::default(), options(12)).expect("starts"));
-    assert_eq!(
-        engine.model().max_model_len,
-        192,
-        "the KV cache bounds the context"
-    );
+    assert_eq!(engine.model().max_model_len, 192, "the KV cache bounds the context");
     let threads: Vec<_> = (0..8u32)
         .map(|id| {
             let engine = Arc::clone(&engine);
             thread::spawn(move || {
                 for round in 0..20 {
-                    let priority =
-                        [Priority::WarmUp, Priority::Action, Priority::Typing][(id % 3) as usize];
+                    let priority = [Priority::WarmUp, Priority::Action, Priority::Typing][(id % 3) as usize];
                     let prompt = [prompt(round % 4, 40), prompt(id, 10)].concat();
-                    let request = Request {
-                        priority,
-                        ..request(prompt, 12)
-                    };
+                    let request = Request { priority, ..request(prompt, 12) };
                     let mut generation = engine.submit(request.clone()).expect("accepted");
                     assert_eq!(collect(&mut generation).ids(), solo(&request, 192).0);
                 }
@@ -100,15 +88,7 @@ fn many_threads_get_their_own_tokens() {
         thread.join().expect("no thread fails");
     }
     let stats = engine.stats();
-    assert_eq!(
-        (
-            stats.blocks_used,
-            stats.running,
-            stats.waiting,
-            stats.blocks_total
-        ),
-        (0, 0, 0, 12)
-    );
+    assert_eq!((stats.blocks_used, stats.running, stats.waiting, stats.blocks_total), (0, 0, 0, 12));
     assert_eq!(stats.generated_tokens, 8 * 20 * 12);
     assert!(stats.hit_tokens > 0 && stats.blocks_cached > 0);
 }
@@ -120,14 +100,10 @@ fn a_dropped_generation_ends_its_work_within_a_step() {
     let (begun, steps) = mpsc::channel::<usize>();
     let backend = scripted(move |plan| {
         begun.send(plan.num_rows()).expect("the test listens");
-        may_step
-            .recv()
-            .map_err(|_| BackendError::Device("the test is over".into()))
+        may_step.recv().map_err(|_| BackendError::Device("the test is over".into()))
     });
     let engine = start(backend, options(12)).expect("starts");
-    let dropped = engine
-        .submit(request(prompt(1, 100), 10))
-        .expect("accepted");
+    let dropped = engine.submit(request(prompt(1, 100), 10)).expect("accepted");
     for _ in 0..2 {
         assert_eq!(steps.recv(), Ok(24), "a chunk of the prompt");
         let_step.send(()).expect("the engine listens");
@@ -136,11 +112,7 @@ fn a_dropped_generation_ends_its_work_within_a_step() {
     drop(dropped);
     let mut next = engine.submit(request(prompt(2, 7), 1)).expect("accepted");
     let_step.send(()).expect("the engine listens");
-    assert_eq!(
-        steps.recv(),
-        Ok(7),
-        "the step after the drop is the next request's"
-    );
+    assert_eq!(steps.recv(), Ok(7), "the step after the drop is the next request's");
     let_step.send(()).expect("the engine listens");
     assert_eq!(collect(&mut next).reason, FinishReason::MaxTokens);
 }
@@ -160,10 +132,7 @@ fn a_failing_step_fails_what_runs_and_the_engine_goes_on() {
     let failed = FinishReason::Failed("the device fell off the bus".into());
     assert_eq!(collect(&mut first).reason, failed);
     let mut second = engine.submit(request(prompt(1, 8), 3)).expect("accepted");
-    assert_eq!(
-        collect(&mut second).ids(),
-        solo(&request(prompt(1, 8), 3), 128).0
-    );
+    assert_eq!(collect(&mut second).ids(), solo(&request(prompt(1, 8), 3), 128).0);
 }
 
 #[test]
@@ -184,9 +153,7 @@ fn a_panic_of_the_backend_is_told_to_all_and_ends_the_engine_only() {
             "{reason:?}"
         );
     }
-    let refused = engine
-        .submit(request(prompt(3, 8), 3))
-        .expect_err("stopped");
+    let refused = engine.submit(request(prompt(3, 8), 3)).expect_err("stopped");
     assert!(
         matches!(&refused, SubmitError::Stopped(m) if m.contains("kernel launch went wrong")),
         "{refused:?}"
@@ -201,15 +168,10 @@ fn dropping_the_engine_ends_its_thread_and_tells_who_waits() {
     let engine = start(backend, options(8)).expect("starts");
     let mut endless = engine.submit(request(prompt(1, 8), 100)).expect("accepted");
     drop(engine);
-    backend_dropped
-        .try_recv()
-        .expect("the thread, which owns the backend, has ended");
+    backend_dropped.try_recv().expect("the thread, which owns the backend, has ended");
     let reason = collect(&mut endless).reason;
     // On a fast machine it may have come to its end before the engine did.
-    assert!(
-        matches!(reason, FinishReason::Failed(_) | FinishReason::MaxTokens),
-        "{reason:?}"
-    );
+    assert!(matches!(reason, FinishReason::Failed(_) | FinishReason::MaxTokens), "{reason:?}");
 }
 
 #[test]
@@ -219,49 +181,17 @@ fn an_idle_engine_is_dropped_at_once() {
 
 #[test]
 fn options_that_cannot_work_are_refused() {
-    let refused = |options: EngineOptions| {
-        start(ToyBackend::default(), options)
-            .expect_err("refused")
-            .to_string()
-    };
-    let small = refused(EngineOptions {
-        kv_cache: KvCacheSize::Bytes(1500),
-        ..options(8)
-    });
+    let refused =
+        |options: EngineOptions| start(ToyBackend::default(), options).expect_err("refused").to_string();
+    let small = refused(EngineOptions { kv_cache: KvCacheSize::Bytes(1500), ..options(8) });
     assert!(small.contains("1500 bytes hold 1 blocks"), "{small}");
-    let long = refused(EngineOptions {
-        max_model_len: Some(2000),
-        ..options(100)
-    });
-    assert!(
-        long.contains("2000") && long.contains("the model allows 1024"),
-        "{long}"
-    );
-    let long = refused(EngineOptions {
-        max_model_len: Some(200),
-        ..options(8)
-    });
+    let long = refused(EngineOptions { max_model_len: Some(2000), ..options(100) });
+    assert!(long.contains("2000") && long.contains("the model allows 1024"), "{long}");
+    let long = refused(EngineOptions { max_model_len: Some(200), ..options(8) });
     assert!(long.contains("the KV cache allows 128"), "{long}");
-    assert!(
-        refused(EngineOptions {
-            max_batch_tokens: 3,
-            ..options(8)
-        })
-        .contains("max_batch_tokens")
-    );
-    assert!(
-        refused(EngineOptions {
-            max_sequences: 0,
-            ..options(8)
-        })
-        .contains("max_sequences")
-    );
-    let fits = start(
-        ToyBackend::default(),
-        EngineOptions {
-            kv_cache: KvCacheSize::Bytes(8500),
-            ..options(0)
-        },
-    );
+    assert!(refused(EngineOptions { max_batch_tokens: 3, ..options(8) }).contains("max_batch_tokens"));
+    assert!(refused(EngineOptions { max_sequences: 0, ..options(8) }).contains("max_sequences"));
+    let fits =
+        start(ToyBackend::default(), EngineOptions { kv_cache: KvCacheSize::Bytes(8500), ..options(0) });
     assert_eq!(fits.expect("starts").stats().blocks_total, 8);
 }

@@ -24,27 +24,16 @@ enum Action {
 }
 
 fn requests() -> impl Strategy<Value = Request> {
-    let priority = prop_oneof![
-        Just(Priority::WarmUp),
-        Just(Priority::Action),
-        Just(Priority::Typing)
-    ];
-    let prompts = (0u32..3, 0usize..70, 0u32..3, 0usize..40).prop_map(
-        |(shared, shared_len, own, own_len)| {
+    let priority = prop_oneof![Just(Priority::WarmUp), Just(Priority::Action), Just(Priority::Typing)];
+    let prompts =
+        (0u32..3, 0usize..70, 0u32..3, 0usize..40).prop_map(|(shared, shared_len, own, own_len)| {
             let mut tokens = prompt(shared, shared_len);
             tokens.extend(prompt(100 + own, own_len.max(usize::from(shared_len == 0))));
             tokens
-        },
-    );
-    let params = (
-        0usize..40,
-        prop_oneof![Just(0.0f32), Just(0.7), Just(1.5)],
-        any::<u64>(),
-        any::<bool>(),
-        0u8..10,
-    )
-        .prop_map(
-            |(max_tokens, temperature, seed, ignore_eos, rare)| SamplingParams {
+        });
+    let params =
+        (0usize..40, prop_oneof![Just(0.0f32), Just(0.7), Just(1.5)], any::<u64>(), any::<bool>(), 0u8..10)
+            .prop_map(|(max_tokens, temperature, seed, ignore_eos, rare)| SamplingParams {
                 max_tokens,
                 temperature,
                 seed: Some(seed),
@@ -52,24 +41,16 @@ fn requests() -> impl Strategy<Value = Request> {
                 prompt_nll: rare == 0,
                 stop_token_ids: if rare == 1 { vec![5] } else { Vec::new() },
                 ..SamplingParams::default()
-            },
-        );
-    (
-        prompts,
-        params,
-        priority,
-        prop::option::weighted(0.3, 0u64..3),
-        prop::bool::weighted(0.9),
+            });
+    (prompts, params, priority, prop::option::weighted(0.3, 0u64..3), prop::bool::weighted(0.9)).prop_map(
+        |(prompt, params, priority, supersede_key, read_prefix_cache)| Request {
+            prompt,
+            params,
+            priority,
+            supersede_key,
+            read_prefix_cache,
+        },
     )
-        .prop_map(
-            |(prompt, params, priority, supersede_key, read_prefix_cache)| Request {
-                prompt,
-                params,
-                priority,
-                supersede_key,
-                read_prefix_cache,
-            },
-        )
 }
 
 fn actions() -> impl Strategy<Value = Action> {
@@ -86,15 +67,15 @@ fn actions() -> impl Strategy<Value = Action> {
 }
 
 fn configs() -> impl Strategy<Value = SchedulerConfig> {
-    (2usize..14, 0usize..20, 1usize..5, 1usize..60).prop_map(
-        |(num_blocks, shorter, max_sequences, more)| SchedulerConfig {
+    (2usize..14, 0usize..20, 1usize..5, 1usize..60).prop_map(|(num_blocks, shorter, max_sequences, more)| {
+        SchedulerConfig {
             max_model_len: num_blocks * BLOCK_SIZE - shorter,
             max_sequences,
             max_batch_tokens: max_sequences + more,
             max_waiting: 6,
             ..config(num_blocks)
-        },
-    )
+        }
+    })
 }
 
 fn constant_hash(_: u128, _: &[u32]) -> u128 {
@@ -115,17 +96,8 @@ impl Run {
     fn new(config: SchedulerConfig, hasher: BlockHasher) -> Self {
         let (num_blocks, max_model_len, max_waiting) =
             (config.num_blocks, config.max_model_len, config.max_waiting);
-        let driver = Driver::over(
-            Scheduler::with_block_hasher(config, None, hasher),
-            num_blocks,
-        );
-        Self {
-            driver,
-            max_model_len,
-            max_waiting,
-            submitted: Vec::new(),
-            cancelled: BTreeSet::new(),
-        }
+        let driver = Driver::over(Scheduler::with_block_hasher(config, None, hasher), num_blocks);
+        Self { driver, max_model_len, max_waiting, submitted: Vec::new(), cancelled: BTreeSet::new() }
     }
 
     fn act(&mut self, action: Action) {
@@ -143,10 +115,7 @@ impl Run {
             Action::Submit(request) => match self.driver.try_submit(request.clone()) {
                 Ok((id, generation)) => self.submitted.push((id, request, Some(generation))),
                 Err(SubmitError::PromptTooLong { tokens, limit }) => {
-                    assert_eq!(
-                        (tokens, limit),
-                        (request.prompt.len(), self.max_model_len - 1)
-                    );
+                    assert_eq!((tokens, limit), (request.prompt.len(), self.max_model_len - 1));
                     assert!(tokens > limit);
                 }
                 Err(SubmitError::QueueFull { limit }) => {
@@ -172,11 +141,7 @@ impl Run {
     fn check(mut self) {
         self.driver.run_to_end();
         let stats = self.driver.scheduler.stats();
-        assert_eq!(
-            (stats.blocks_used, stats.running, stats.waiting),
-            (0, 0, 0),
-            "nothing is left behind"
-        );
+        assert_eq!((stats.blocks_used, stats.running, stats.waiting), (0, 0, 0), "nothing is left behind");
         for (id, request, generation) in self.submitted {
             let Some(mut generation) = generation else {
                 continue;
@@ -193,10 +158,7 @@ impl Run {
                     continue;
                 }
             }
-            assert!(
-                expected.starts_with(&output.ids()),
-                "what came before the end is as alone, too"
-            );
+            assert!(expected.starts_with(&output.ids()), "what came before the end is as alone, too");
         }
     }
 }
@@ -207,11 +169,7 @@ fn check_account(request: &Request, usage: &redstart_engine::request::Usage) {
     if request.params.prompt_nll || !request.read_prefix_cache {
         assert_eq!(usage.cached_tokens, 0);
     }
-    let expected = if request.params.prompt_nll {
-        solo_nll(&request.prompt)
-    } else {
-        None
-    };
+    let expected = if request.params.prompt_nll { solo_nll(&request.prompt) } else { None };
     match (usage.prompt_nll, expected) {
         (Some(seen), Some(expected)) => {
             assert!((seen - expected).abs() < 1e-9, "{seen} for {expected}")

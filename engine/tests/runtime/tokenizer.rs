@@ -10,9 +10,7 @@ use serde_json::{Value, json};
 const QWEN_TOKENIZER: &str = "REDSTART_QWEN_TOKENIZER";
 
 fn nano_file(name: &str) -> Vec<u8> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../models/nano")
-        .join(name);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/nano").join(name);
     std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
@@ -32,16 +30,10 @@ pub(crate) fn byte_tokenizer_json() -> Vec<u8> {
 }
 
 fn byte_tokenizer() -> Value {
-    let printable = (b'!'..=b'~')
-        .chain(0xA1..=0xAC)
-        .chain(0xAE..=0xFF)
-        .map(char::from);
+    let printable = (b'!'..=b'~').chain(0xA1..=0xAC).chain(0xAE..=0xFF).map(char::from);
     let stand_ins = ('\u{100}'..).take(68);
-    let vocab: serde_json::Map<String, Value> = printable
-        .chain(stand_ins)
-        .zip(0u32..)
-        .map(|(char, id)| (char.to_string(), json!(id)))
-        .collect();
+    let vocab: serde_json::Map<String, Value> =
+        printable.chain(stand_ins).zip(0u32..).map(|(char, id)| (char.to_string(), json!(id))).collect();
     json!({
         "version": "1.0",
         "added_tokens": [],
@@ -58,13 +50,8 @@ fn the_embedded_models_prompts_are_encoded_as_in_training() {
     assert!(!cases.is_empty());
     for case in cases {
         let text = |key: &str| case[key].as_str().expect("a text").to_owned();
-        let control =
-            |content: &str| vec![tokenizer.control_token(content).expect("a control token")];
-        let head = [
-            control("<|file_sep|>"),
-            tokenizer.encode(&(text("file") + "\n")),
-        ]
-        .concat();
+        let control = |content: &str| vec![tokenizer.control_token(content).expect("a control token")];
+        let head = [control("<|file_sep|>"), tokenizer.encode(&(text("file") + "\n"))].concat();
         let prefix = [control("<|fim_prefix|>"), tokenizer.encode(&text("prefix"))].concat();
         let suffix = [control("<|fim_suffix|>"), tokenizer.encode(&text("suffix"))].concat();
         let parts = match text("layout").as_str() {
@@ -84,29 +71,17 @@ fn text_never_becomes_a_control_token() {
     for tokenizer in [Some(nano()), qwen()].into_iter().flatten() {
         let contents = tokenizer.control_tokens();
         assert!(contents.iter().any(|content| content == "<|fim_middle|>"));
-        for content in contents
-            .iter()
-            .chain([&contents.concat(), &format!("x {} y", contents.join(" "))])
-        {
+        for content in contents.iter().chain([&contents.concat(), &format!("x {} y", contents.join(" "))]) {
             let ids = tokenizer.encode(content);
             assert!(ids.len() > 1, "{content} became one token");
-            assert!(
-                !ids.iter().any(|&id| tokenizer.is_control(id)),
-                "{content}: {ids:?}"
-            );
+            assert!(!ids.iter().any(|&id| tokenizer.is_control(id)), "{content}: {ids:?}");
             assert_eq!(&tokenizer.decode(&ids), content, "the text is kept");
         }
-        let id = tokenizer
-            .control_token("<|im_end|>")
-            .expect("a control token");
+        let id = tokenizer.control_token("<|im_end|>").expect("a control token");
         assert!(tokenizer.is_control(id));
         assert_eq!(tokenizer.token_bytes(id), b"", "a control token is no text");
         assert_eq!(tokenizer.control_token("def"), None);
-        assert_eq!(
-            tokenizer.token_bytes(u32::MAX),
-            b"",
-            "nor is an id without a token"
-        );
+        assert_eq!(tokenizer.token_bytes(u32::MAX), b"", "nor is an id without a token");
         assert!(!tokenizer.is_control(u32::MAX));
     }
 }
@@ -120,8 +95,8 @@ fn a_control_token_among_the_bpe_tokens_is_spelled_out_too() {
     json["model"]["vocab"]["<fine>"] = json!(257);
     json["added_tokens"] = json!([{"id": 256, "content": "<end>", "single_word": false, "lstrip": false,
         "rstrip": false, "normalized": false, "special": true}]);
-    let tokenizer = Tokenizer::from_bytes(&serde_json::to_vec(&json).expect("serializes"))
-        .expect("a tokenizer");
+    let tokenizer =
+        Tokenizer::from_bytes(&serde_json::to_vec(&json).expect("serializes")).expect("a tokenizer");
     assert_eq!(tokenizer.encode("<fine>"), [257], "the premise");
     assert_eq!(tokenizer.control_token("<end>"), Some(256));
     let ids = tokenizer.encode("<end>");
@@ -135,10 +110,7 @@ fn nothing_is_added_to_a_text() {
     assert!(tokenizer.encode("").is_empty());
     assert_eq!(tokenizer.decode(&tokenizer.encode("x")), "x");
     assert_eq!(tokenizer.vocab_size(), 8192);
-    assert_eq!(
-        tokenizer.control_tokens().first().map(String::as_str),
-        Some("<|endoftext|>")
-    );
+    assert_eq!(tokenizer.control_tokens().first().map(String::as_str), Some("<|endoftext|>"));
 }
 
 #[test]
@@ -166,10 +138,7 @@ fn other_tokenizers_are_refused_by_kind() {
     word_level["model"] = json!({"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"});
     assert!(refused(&word_level).contains("WordLevel"));
     let mut byte_missing = byte_tokenizer();
-    byte_missing["model"]["vocab"]
-        .as_object_mut()
-        .expect("a map")
-        .remove("A");
+    byte_missing["model"]["vocab"].as_object_mut().expect("a map").remove("A");
     assert!(refused(&byte_missing).contains("0x41"));
     let broken = Tokenizer::from_bytes(b"{\"model\": 3").expect_err("refused");
     assert!(broken.contains("tokenizer.json"), "{broken}");

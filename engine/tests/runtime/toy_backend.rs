@@ -5,9 +5,7 @@ use std::time::Instant;
 use redstart_engine::SequenceId;
 use redstart_engine::backend::{Backend, BackendError};
 use redstart_engine::generator::{Generation, ModelInfo};
-use redstart_engine::request::{
-    Event, FinishReason, Request, SamplingParams, SubmitError, Token, Usage,
-};
+use redstart_engine::request::{Event, FinishReason, Request, SamplingParams, SubmitError, Token, Usage};
 use redstart_engine::sampling::{log_probability, sample};
 use redstart_engine::scheduler::{Scheduler, SchedulerConfig};
 use redstart_engine::step_plan::{BLOCK_SIZE, StepPlan};
@@ -75,18 +73,11 @@ impl ToyBackend {
             assert_eq!(sequence.rows.start, next_row, "rows are contiguous");
             next_row = sequence.rows.end;
             let last = plan.positions[sequence.rows.end - 1] as usize;
-            assert_eq!(
-                sequence.block_table.len(),
-                last / BLOCK_SIZE + 1,
-                "no more blocks than positions"
-            );
+            assert_eq!(sequence.block_table.len(), last / BLOCK_SIZE + 1, "no more blocks than positions");
             let first = plan.positions[sequence.rows.start];
             for (row, position) in sequence.rows.clone().zip(first..) {
                 assert_eq!(plan.positions[row], position, "positions ascend by one");
-                let (index, slot) = (
-                    position as usize / BLOCK_SIZE,
-                    position as usize % BLOCK_SIZE,
-                );
+                let (index, slot) = (position as usize / BLOCK_SIZE, position as usize % BLOCK_SIZE);
                 let block = sequence.block_table[index];
                 assert!(written.insert((block, slot)), "two rows write to one slot");
                 if slot == 0 {
@@ -101,9 +92,7 @@ impl ToyBackend {
 }
 
 fn mix(hash: u64, value: u64) -> u64 {
-    (hash ^ value)
-        .wrapping_mul(0x9e37_79b9_7f4a_7c15)
-        .rotate_left(29)
+    (hash ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29)
 }
 
 fn toy_logits(attended: impl Iterator<Item = Option<(u32, u32)>>) -> impl Iterator<Item = f32> {
@@ -111,18 +100,11 @@ fn toy_logits(attended: impl Iterator<Item = Option<(u32, u32)>>) -> impl Iterat
         Some((token, position)) => mix(mix(hash, u64::from(token) + 1), u64::from(position) + 1),
         None => mix(hash, u64::MAX),
     });
-    (0..VOCAB_SIZE as u64)
-        .map(move |id| (mix(mix(hash, id + 1), 3) >> 40) as f32 / (1u64 << 21) as f32)
+    (0..VOCAB_SIZE as u64).map(move |id| (mix(mix(hash, id + 1), 3) >> 40) as f32 / (1u64 << 21) as f32)
 }
 
 fn logits_after(tokens: &[u32]) -> Vec<f32> {
-    toy_logits(
-        tokens
-            .iter()
-            .zip(0..)
-            .map(|(&token, position)| Some((token, position))),
-    )
-    .collect()
+    toy_logits(tokens.iter().zip(0..).map(|(&token, position)| Some((token, position)))).collect()
 }
 
 /// What `request` gives alone, computed without any of the engine's machinery but the sampling.
@@ -135,8 +117,7 @@ pub(crate) fn solo(request: &Request, max_model_len: usize) -> (Vec<u32>, Finish
     }
     loop {
         let seed = params.seed.unwrap_or(0);
-        let id = sample(&logits_after(&tokens), params, seed, tokens.len() as u64)
-            .expect("finite logits");
+        let id = sample(&logits_after(&tokens), params, seed, tokens.len() as u64).expect("finite logits");
         if (id == EOS && !params.ignore_eos) || params.stop_token_ids.contains(&id) {
             return (output(&tokens), FinishReason::StopToken(id));
         }
@@ -187,15 +168,8 @@ pub(crate) fn prompt(seed: u32, len: usize) -> Vec<u32> {
 
 /// A request that never stops at end-of-text, so that its length is known.
 pub(crate) fn request(prompt: Vec<u32>, max_tokens: usize) -> Request {
-    let params = SamplingParams {
-        max_tokens,
-        ignore_eos: true,
-        ..SamplingParams::default()
-    };
-    Request {
-        params,
-        ..Request::new(prompt, max_tokens)
-    }
+    let params = SamplingParams { max_tokens, ignore_eos: true, ..SamplingParams::default() };
+    Request { params, ..Request::new(prompt, max_tokens) }
 }
 
 /// A scheduler and a toy backend, driven by hand.
@@ -215,35 +189,23 @@ impl Driver {
     pub(crate) fn over(scheduler: Scheduler, num_blocks: usize) -> Self {
         let mut backend = ToyBackend::default();
         backend.allocate_kv(num_blocks).expect("memory");
-        Self {
-            scheduler,
-            plan: StepPlan::default(),
-            backend,
-            logits: Vec::new(),
-        }
+        Self { scheduler, plan: StepPlan::default(), backend, logits: Vec::new() }
     }
 
     pub(crate) fn submit(&mut self, request: Request) -> (SequenceId, Generation) {
         self.try_submit(request).expect("accepted")
     }
 
-    pub(crate) fn try_submit(
-        &mut self,
-        request: Request,
-    ) -> Result<(SequenceId, Generation), SubmitError> {
+    pub(crate) fn try_submit(&mut self, request: Request) -> Result<(SequenceId, Generation), SubmitError> {
         let (sender, generation) = Generation::channel();
-        self.scheduler
-            .submit(request, sender, Instant::now())
-            .map(|id| (id, generation))
+        self.scheduler.submit(request, sender, Instant::now()).map(|id| (id, generation))
     }
 
     /// Plans a step and runs it on the backend, without applying it.
     pub(crate) fn begin_step(&mut self) -> bool {
         let planned = self.scheduler.schedule(&mut self.plan, Instant::now());
         if planned {
-            self.backend
-                .forward(&self.plan, &mut self.logits)
-                .expect("the toy does not fail");
+            self.backend.forward(&self.plan, &mut self.logits).expect("the toy does not fail");
         }
         planned
     }
@@ -283,10 +245,7 @@ impl Output {
     }
 
     pub(crate) fn text(&self) -> String {
-        self.tokens
-            .iter()
-            .map(|token| token.text.as_str())
-            .collect()
+        self.tokens.iter().map(|token| token.text.as_str()).collect()
     }
 }
 
@@ -294,23 +253,13 @@ impl Output {
 pub(crate) fn collect(generation: &mut Generation) -> Output {
     let mut tokens = Vec::new();
     loop {
-        match generation
-            .blocking_next()
-            .expect("a stream ends with Finished")
-        {
+        match generation.blocking_next().expect("a stream ends with Finished") {
             Event::Started(_) => {}
             Event::Token(token) => tokens.push(token),
             Event::Finished(reason, usage) => {
-                assert!(
-                    generation.blocking_next().is_none(),
-                    "Finished is the last event"
-                );
+                assert!(generation.blocking_next().is_none(), "Finished is the last event");
                 assert_eq!(usage.generated_tokens, tokens.len());
-                return Output {
-                    tokens,
-                    reason,
-                    usage,
-                };
+                return Output { tokens, reason, usage };
             }
         }
     }

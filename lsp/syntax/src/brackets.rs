@@ -38,10 +38,7 @@ impl Brackets {
                             let end = at + c.len_utf8();
                             // The first quotes of the three may stand before the caret.
                             let start = end.saturating_sub(quotes);
-                            unmatched.push(Closer {
-                                bytes: start..end,
-                                closer: c,
-                            });
+                            unmatched.push(Closer { bytes: start..end, closer: c });
                         }
                     }
                 }

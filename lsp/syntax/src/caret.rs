@@ -89,11 +89,7 @@ impl Caret {
     /// inside `\r\n` moves back to the nearest place where a caret can be.
     pub fn new(text: &Rope, byte: usize, language: Option<Language>) -> Self {
         let mut byte = char_start(text, byte);
-        if byte > 0
-            && byte < text.len_bytes()
-            && text.byte(byte) == b'\n'
-            && text.byte(byte - 1) == b'\r'
-        {
+        if byte > 0 && byte < text.len_bytes() && text.byte(byte) == b'\n' && text.byte(byte - 1) == b'\r' {
             byte -= 1;
         }
         let line = text.byte_to_line(byte);
@@ -107,9 +103,7 @@ impl Caret {
         let mut line_start = line_from.saturating_sub(from);
         if from > 0 && from < line_from {
             // The first line of the window is cut; lines are whole or not there.
-            let cut = before
-                .find('\n')
-                .map_or(line_start, |end| (end + 1).min(line_start));
+            let cut = before.find('\n').map_or(line_start, |end| (end + 1).min(line_start));
             before.drain(..cut);
             line_start -= cut;
         }
@@ -206,13 +200,8 @@ impl Caret {
     /// The lines above the caret's, nearest first, without line ends, as far as the window goes.
     pub fn preceding_lines(&self) -> impl Iterator<Item = &str> {
         let above = &self.before[..self.line_start];
-        let above = above
-            .strip_suffix('\n')
-            .or_else(|| above.strip_suffix('\r'));
-        above
-            .into_iter()
-            .flat_map(|above| above.rsplit('\n'))
-            .map(without_cr)
+        let above = above.strip_suffix('\n').or_else(|| above.strip_suffix('\r'));
+        above.into_iter().flat_map(|above| above.rsplit('\n')).map(without_cr)
     }
 
     /// The lines below the caret's, nearest first, without line ends, as far as the window goes. The last
@@ -220,13 +209,8 @@ impl Caret {
     pub fn following_lines(&self) -> impl Iterator<Item = &str> {
         let below = &self.after[self.line_end..];
         let below = below.strip_prefix('\r').unwrap_or(below);
-        let below = below
-            .strip_prefix('\n')
-            .or((!below.is_empty()).then_some(below));
-        below
-            .into_iter()
-            .flat_map(|below| below.split('\n'))
-            .map(without_cr)
+        let below = below.strip_prefix('\n').or((!below.is_empty()).then_some(below));
+        below.into_iter().flat_map(|below| below.split('\n')).map(without_cr)
     }
 
     /// The nearest line above that is not blank.
@@ -252,10 +236,7 @@ impl Caret {
     /// Columns of the blanks that `line` starts with.
     pub fn indent_width(&self, line: &str) -> usize {
         let tab = self.indent_unit.width();
-        leading_blanks(line)
-            .chars()
-            .map(|c| if c == '\t' { tab } else { 1 })
-            .sum()
+        leading_blanks(line).chars().map(|c| if c == '\t' { tab } else { 1 }).sum()
     }
 
     /// Whether the caret is in a string.
@@ -280,11 +261,7 @@ impl Caret {
 
     /// How many of the innermost open brackets nothing after the caret closes.
     pub(crate) fn unclosed(&self) -> usize {
-        self.open
-            .iter()
-            .rev()
-            .take_while(|open| !open.closed)
-            .count()
+        self.open.iter().rev().take_while(|open| !open.closed).count()
     }
 
     fn find_line_ending(&self, text: &Rope) -> LineEnding {
@@ -302,11 +279,7 @@ impl Caret {
             let end = text.line_to_byte(1);
             end >= 2 && text.byte(end - 1) == b'\n' && text.byte(end - 2) == b'\r'
         };
-        if is_crlf {
-            LineEnding::CrLf
-        } else {
-            LineEnding::Lf
-        }
+        if is_crlf { LineEnding::CrLf } else { LineEnding::Lf }
     }
 
     fn find_indent_unit(&self) -> IndentUnit {
@@ -329,11 +302,8 @@ impl Caret {
             }
             previous = blanks.len();
         }
-        let (spaces, count) = (2..=8)
-            .map(|step| (step, steps[step]))
-            .rev()
-            .max_by_key(|&(_, n)| n)
-            .unwrap_or((4, 0));
+        let (spaces, count) =
+            (2..=8).map(|step| (step, steps[step])).rev().max_by_key(|&(_, n)| n).unwrap_or((4, 0));
         match self.language.map(Language::usual_indent) {
             // What is typed already decides between tabs and spaces.
             _ if self.indent().starts_with('\t') => IndentUnit::Tab,
@@ -436,23 +406,13 @@ impl Caret {
 
     /// Whether the next triple quote after the caret looks like the end of a string and not the beginning.
     fn closes_triple_quotes(&self) -> bool {
-        let quotes = if self.open.last().is_some_and(|open| open.closer == '\'') {
-            "'''"
-        } else {
-            "\"\"\""
-        };
+        let quotes = if self.open.last().is_some_and(|open| open.closer == '\'') { "'''" } else { "\"\"\"" };
         let Some(at) = self.after.find(quotes) else {
             return false;
         };
-        let line = self.after[..at]
-            .rfind('\n')
-            .map(|end| &self.after[end + 1..at]);
-        let follows_text =
-            line.is_none_or(|line| !is_blank(line) && !line.trim_end().ends_with(['=', '(']));
-        let rest = self.after[at + quotes.len()..]
-            .lines()
-            .next()
-            .unwrap_or_default();
+        let line = self.after[..at].rfind('\n').map(|end| &self.after[end + 1..at]);
+        let follows_text = line.is_none_or(|line| !is_blank(line) && !line.trim_end().ends_with(['=', '(']));
+        let rest = self.after[at + quotes.len()..].lines().next().unwrap_or_default();
         follows_text || !rest.starts_with(|c: char| c.is_alphanumeric())
     }
 }

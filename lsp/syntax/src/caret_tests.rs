@@ -4,20 +4,13 @@ use super::*;
 
 fn at(marked: &str, language: Option<Language>) -> Caret {
     let byte = marked.find('|').expect("a caret");
-    Caret::new(
-        &Rope::from_str(&marked.replacen('|', "", 1)),
-        byte,
-        language,
-    )
+    Caret::new(&Rope::from_str(&marked.replacen('|', "", 1)), byte, language)
 }
 
 #[test]
 fn the_line_and_its_neighbours() {
     let caret = at("a\n\n  b|c\nd\n\ne", None);
-    assert_eq!(
-        (caret.line_prefix(), caret.line_suffix(), caret.indent()),
-        ("  b", "c", "  ")
-    );
+    assert_eq!((caret.line_prefix(), caret.line_suffix(), caret.indent()), ("  b", "c", "  "));
     assert_eq!(caret.preceding_lines().collect::<Vec<_>>(), ["", "a"]);
     assert_eq!(caret.following_lines().collect::<Vec<_>>(), ["d", "", "e"]);
     assert_eq!((caret.line(), caret.byte()), (2, 6));
@@ -49,11 +42,7 @@ fn offsets_are_clamped() {
 
 #[test]
 fn a_window_holds_whole_lines() {
-    let text = format!(
-        "{}x = |1\n{}",
-        "é = 2\n".repeat(5000),
-        "ü = 3\n".repeat(5000)
-    );
+    let text = format!("{}x = |1\n{}", "é = 2\n".repeat(5000), "ü = 3\n".repeat(5000));
     let caret = at(&text, None);
     assert!(caret.before().len() <= WINDOW_BYTES && caret.before().len() > WINDOW_BYTES - 10);
     assert!(caret.preceding_lines().all(|line| line == "é = 2"));
@@ -83,10 +72,7 @@ fn line_ends() {
 #[test]
 fn indent_units() {
     let unit = |marked, language| at(marked, language).indent_unit();
-    assert_eq!(
-        unit("if a:\n  b\n  if c:\n    |", None),
-        IndentUnit::Spaces(2)
-    );
+    assert_eq!(unit("if a:\n  b\n  if c:\n    |", None), IndentUnit::Spaces(2));
     assert_eq!(unit("if a:\n    b\n    c\n|", None), IndentUnit::Spaces(4));
     assert_eq!(unit("a {\n\tb|\n}", None), IndentUnit::Tab);
     assert_eq!(unit("|", Some(Language::Go)), IndentUnit::Tab);
@@ -99,9 +85,7 @@ fn brackets_that_the_suffix_closes() {
     let open = |marked: &str| -> String {
         let caret = at(marked, Some(Language::Rust));
         let brackets = caret.open_brackets().iter();
-        brackets
-            .map(|open| if open.closed { '+' } else { '-' })
-            .collect()
+        brackets.map(|open| if open.closed { '+' } else { '-' }).collect()
     };
     assert_eq!(open("fn f() { g(a|)"), "-+");
     assert_eq!(open("fn f() {\n    g(a|)\n}"), "++");

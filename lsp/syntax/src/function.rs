@@ -56,11 +56,9 @@ pub fn enclosing_function(tree: &SyntaxTree, text: &Rope, byte: usize) -> Option
     let first = first_visible(text, line_start);
 
     let places = match first {
-        Some(first) if text.byte_to_line(first) == line => [
-            Some(byte),
-            Some(first),
-            last_visible_before(text, byte, line_start),
-        ],
+        Some(first) if text.byte_to_line(first) == line => {
+            [Some(byte), Some(first), last_visible_before(text, byte, line_start)]
+        }
         // A blank line: in Python it belongs to the block above if the caret is indented as one.
         _ if tree.language().uses_indentation_blocks() => {
             let above = last_visible_before(text, line_start, 0);
@@ -106,11 +104,7 @@ impl Found<'_> {
             name: name.split_whitespace().collect::<Vec<_>>().join(" "),
             bytes: start..end,
             lines: text.byte_to_line(start)..text.byte_to_line(last) + 1,
-            kind: if constructor {
-                FunctionKind::Constructor
-            } else {
-                self.kind
-            },
+            kind: if constructor { FunctionKind::Constructor } else { self.kind },
         }
     }
 }
@@ -147,9 +141,7 @@ fn announced_function(language: Language, root: Node<'_>, at: usize) -> Option<F
         node = node.parent()?;
     }
     while is_heading(node.kind()) {
-        let next = node
-            .next_sibling()
-            .or_else(|| node.parent()?.next_sibling())?;
+        let next = node.next_sibling().or_else(|| node.parent()?.next_sibling())?;
         if next.start_position().row > last_row(node) + 1 {
             return None;
         }
@@ -191,11 +183,7 @@ fn node_above(node: Node<'_>) -> Option<Node<'_>> {
 /// The last row with text of `node`; Rust's doc comments include their line end.
 fn last_row(node: Node<'_>) -> usize {
     let end = node.end_position();
-    if end.column == 0 {
-        end.row.saturating_sub(1)
-    } else {
-        end.row
-    }
+    if end.column == 0 { end.row.saturating_sub(1) } else { end.row }
 }
 
 fn as_function(language: Language, node: Node<'_>) -> Option<Found<'_>> {
@@ -210,20 +198,13 @@ fn as_function(language: Language, node: Node<'_>) -> Option<Found<'_>> {
 }
 
 fn found<'tree>(item: Node<'tree>, name: Node<'_>, kind: FunctionKind) -> Option<Found<'tree>> {
-    Some(Found {
-        item,
-        name: name.byte_range(),
-        kind,
-    })
+    Some(Found { item, name: name.byte_range(), kind })
 }
 
 /// `node` or the ancestor of one of `kinds` that directly wraps it.
 fn wrapped_in<'tree>(node: Node<'tree>, kinds: &[&str]) -> Node<'tree> {
     let mut node = node;
-    while let Some(parent) = node
-        .parent()
-        .filter(|parent| kinds.contains(&parent.kind()))
-    {
+    while let Some(parent) = node.parent().filter(|parent| kinds.contains(&parent.kind())) {
         node = parent;
     }
     node
@@ -252,11 +233,7 @@ fn python(node: Node<'_>) -> Option<Found<'_>> {
         }
         "function_definition" => {
             let method = is_member(node, &["class_definition"], &["function_definition"]);
-            let kind = if method {
-                FunctionKind::Method
-            } else {
-                FunctionKind::Function
-            };
+            let kind = if method { FunctionKind::Method } else { FunctionKind::Function };
             let name = node.child_by_field_name("name")?;
             found(wrapped_in(node, &["decorated_definition"]), name, kind)
         }
@@ -273,35 +250,20 @@ fn rust(node: Node<'_>) -> Option<Found<'_>> {
     match node.kind() {
         "function_item" => {
             let method = is_member(node, &["impl_item", "trait_item"], &["function_item"]);
-            let kind = if method {
-                FunctionKind::Method
-            } else {
-                FunctionKind::Function
-            };
+            let kind = if method { FunctionKind::Method } else { FunctionKind::Function };
             found(node, node.child_by_field_name("name")?, kind)
         }
-        "let_declaration" if has_value(node, "value", &["closure_expression"]) => found(
-            node,
-            node.child_by_field_name("pattern")?,
-            FunctionKind::Closure,
-        ),
+        "let_declaration" if has_value(node, "value", &["closure_expression"]) => {
+            found(node, node.child_by_field_name("pattern")?, FunctionKind::Closure)
+        }
         _ => None,
     }
 }
 
 fn ecmascript(node: Node<'_>) -> Option<Found<'_>> {
-    const FUNCTIONS: [&str; 4] = [
-        "arrow_function",
-        "function_expression",
-        "function",
-        "generator_function",
-    ];
-    const WRAPPERS: [&str; 4] = [
-        "export_statement",
-        "lexical_declaration",
-        "variable_declaration",
-        "expression_statement",
-    ];
+    const FUNCTIONS: [&str; 4] = ["arrow_function", "function_expression", "function", "generator_function"];
+    const WRAPPERS: [&str; 4] =
+        ["export_statement", "lexical_declaration", "variable_declaration", "expression_statement"];
     match node.kind() {
         "function_declaration" | "generator_function_declaration" => found(
             wrapped_in(node, &["export_statement"]),
@@ -312,23 +274,17 @@ fn ecmascript(node: Node<'_>) -> Option<Found<'_>> {
             let name = node.child_by_field_name("name")?;
             found(node, name, FunctionKind::Method)
         }
-        "variable_declarator" if has_value(node, "value", &FUNCTIONS) => found(
-            wrapped_in(node, &WRAPPERS),
-            node.child_by_field_name("name")?,
-            FunctionKind::Closure,
-        ),
-        "assignment_expression" if has_value(node, "right", &FUNCTIONS) => found(
-            wrapped_in(node, &WRAPPERS),
-            node.child_by_field_name("left")?,
-            FunctionKind::Closure,
-        ),
+        "variable_declarator" if has_value(node, "value", &FUNCTIONS) => {
+            found(wrapped_in(node, &WRAPPERS), node.child_by_field_name("name")?, FunctionKind::Closure)
+        }
+        "assignment_expression" if has_value(node, "right", &FUNCTIONS) => {
+            found(wrapped_in(node, &WRAPPERS), node.child_by_field_name("left")?, FunctionKind::Closure)
+        }
         "pair" if has_value(node, "value", &FUNCTIONS) => {
             found(node, node.child_by_field_name("key")?, FunctionKind::Method)
         }
         "public_field_definition" | "field_definition" if has_value(node, "value", &FUNCTIONS) => {
-            let name = node
-                .child_by_field_name("name")
-                .or_else(|| node.child_by_field_name("property"))?;
+            let name = node.child_by_field_name("name").or_else(|| node.child_by_field_name("property"))?;
             found(node, name, FunctionKind::Method)
         }
         _ => None,
@@ -337,35 +293,18 @@ fn ecmascript(node: Node<'_>) -> Option<Found<'_>> {
 
 fn go(node: Node<'_>) -> Option<Found<'_>> {
     match node.kind() {
-        "function_declaration" => found(
-            node,
-            node.child_by_field_name("name")?,
-            FunctionKind::Function,
-        ),
-        "method_declaration" => found(
-            node,
-            node.child_by_field_name("name")?,
-            FunctionKind::Method,
-        ),
+        "function_declaration" => found(node, node.child_by_field_name("name")?, FunctionKind::Function),
+        "method_declaration" => found(node, node.child_by_field_name("name")?, FunctionKind::Method),
         "short_var_declaration" | "assignment_statement" => {
             let right = node.child_by_field_name("right")?;
-            (right.named_child(0)?.kind() == "func_literal").then(|| {
-                found(
-                    node,
-                    node.child_by_field_name("left")?,
-                    FunctionKind::Closure,
-                )
-            })?
+            (right.named_child(0)?.kind() == "func_literal")
+                .then(|| found(node, node.child_by_field_name("left")?, FunctionKind::Closure))?
         }
         "var_spec" => {
             let value = node.child_by_field_name("value")?;
             (value.named_child(0)?.kind() == "func_literal").then(|| {
                 let item = wrapped_in(node, &["var_declaration"]);
-                found(
-                    item,
-                    node.child_by_field_name("name")?,
-                    FunctionKind::Closure,
-                )
+                found(item, node.child_by_field_name("name")?, FunctionKind::Closure)
             })?
         }
         _ => None,
@@ -376,16 +315,15 @@ fn c_family(node: Node<'_>) -> Option<Found<'_>> {
     match node.kind() {
         "template_declaration" => {
             let mut walk = node.walk();
-            let definition = node
-                .named_children(&mut walk)
-                .find(|child| child.kind() == "function_definition");
+            let definition =
+                node.named_children(&mut walk).find(|child| child.kind() == "function_definition");
             c_family(definition?)
         }
         "function_definition" => {
             let name = declared_name(node.child_by_field_name("declarator")?)?;
             let classes = ["class_specifier", "struct_specifier", "union_specifier"];
-            let method = name.kind() == "qualified_identifier"
-                || is_member(node, &classes, &["function_definition"]);
+            let method =
+                name.kind() == "qualified_identifier" || is_member(node, &classes, &["function_definition"]);
             let constructor = method && node.child_by_field_name("type").is_none();
             let kind = match (method, constructor && name.kind() != "destructor_name") {
                 (_, true) => FunctionKind::Constructor,
@@ -396,13 +334,8 @@ fn c_family(node: Node<'_>) -> Option<Found<'_>> {
         }
         "declaration" => {
             let declarator = node.child_by_field_name("declarator")?;
-            has_value(declarator, "value", &["lambda_expression"]).then(|| {
-                found(
-                    node,
-                    declarator.child_by_field_name("declarator")?,
-                    FunctionKind::Closure,
-                )
-            })?
+            has_value(declarator, "value", &["lambda_expression"])
+                .then(|| found(node, declarator.child_by_field_name("declarator")?, FunctionKind::Closure))?
         }
         _ => None,
     }
@@ -422,9 +355,7 @@ fn declared_name(declarator: Node<'_>) -> Option<Node<'_>> {
             | "operator_cast"
             | "template_function" => return Some(node),
             _ => {
-                node = node
-                    .child_by_field_name("declarator")
-                    .or_else(|| node.named_child(0))?;
+                node = node.child_by_field_name("declarator").or_else(|| node.named_child(0))?;
             }
         }
     }
@@ -432,16 +363,10 @@ fn declared_name(declarator: Node<'_>) -> Option<Node<'_>> {
 
 fn java(node: Node<'_>) -> Option<Found<'_>> {
     match node.kind() {
-        "method_declaration" => found(
-            node,
-            node.child_by_field_name("name")?,
-            FunctionKind::Method,
-        ),
-        "constructor_declaration" | "compact_constructor_declaration" => found(
-            node,
-            node.child_by_field_name("name")?,
-            FunctionKind::Constructor,
-        ),
+        "method_declaration" => found(node, node.child_by_field_name("name")?, FunctionKind::Method),
+        "constructor_declaration" | "compact_constructor_declaration" => {
+            found(node, node.child_by_field_name("name")?, FunctionKind::Constructor)
+        }
         "variable_declarator" if has_value(node, "value", &["lambda_expression"]) => found(
             wrapped_in(node, &["local_variable_declaration", "field_declaration"]),
             node.child_by_field_name("name")?,
@@ -452,16 +377,12 @@ fn java(node: Node<'_>) -> Option<Found<'_>> {
 }
 
 fn has_value(node: Node<'_>, field: &str, kinds: &[&str]) -> bool {
-    node.child_by_field_name(field)
-        .is_some_and(|value| kinds.contains(&value.kind()))
+    node.child_by_field_name(field).is_some_and(|value| kinds.contains(&value.kind()))
 }
 
 /// The first byte at or after `from`, on the same line, that is not a blank.
 fn first_visible(text: &Rope, from: usize) -> Option<usize> {
-    let blank = text
-        .bytes_at(from)
-        .take_while(|byte| matches!(byte, b' ' | b'\t'))
-        .count();
+    let blank = text.bytes_at(from).take_while(|byte| matches!(byte, b' ' | b'\t')).count();
     let at = from + blank;
     (at < text.len_bytes() && !matches!(text.byte(at), b'\n' | b'\r')).then_some(at)
 }

@@ -10,12 +10,7 @@ fn at_caret(language: Language, marked: &str) -> Option<(String, FunctionKind, u
     let tree = SyntaxTree::parse(language, &text, Duration::from_secs(60)).expect("parses");
     let function = enclosing_function(&tree, &text, byte)?;
     assert!(function.bytes.end <= source.len() && source.is_char_boundary(function.bytes.start));
-    Some((
-        function.name,
-        function.kind,
-        function.lines.start,
-        function.lines.end - 1,
-    ))
+    Some((function.name, function.kind, function.lines.start, function.lines.end - 1))
 }
 
 /// Puts the caret at the start, middle and end of each line of `source` and compares the function found
@@ -34,10 +29,7 @@ fn check(language: Language, source: &str, names: &[&str]) {
             let found_name = found.as_ref().map(|found| found.0.as_str());
             assert_eq!(found_name, expected, "{language:?} {row}: {with_caret}");
             if let Some((_, _, first, last)) = found {
-                assert!(
-                    (first..=last).contains(&row),
-                    "{row} is not in {first}..={last}"
-                );
+                assert!((first..=last).contains(&row), "{row} is not in {first}..={last}");
             }
         }
     }
@@ -66,8 +58,8 @@ class A:
     square = lambda v: v * v
 x = 1",
         &[
-            "-", "-", "fetch", "fetch", "fetch", "inner", "inner", "fetch", "fetch", "-", "-",
-            "double", "double", "double", "-", "square", "-",
+            "-", "-", "fetch", "fetch", "fetch", "inner", "inner", "fetch", "fetch", "-", "-", "double",
+            "double", "double", "-", "square", "-",
         ],
     );
     let found = at_caret(Language::Python, "@a\n@b\ndef f():\n    x¦\n");
@@ -80,14 +72,8 @@ x = 1",
 fn a_blank_line_indented_as_the_body_belongs_to_a_python_function() {
     let found = at_caret(Language::Python, "def f():\n    x = 1\n    ¦\n\ny = 1\n");
     assert_eq!(found.map(|found| found.0), Some("f".into()));
-    assert_eq!(
-        at_caret(Language::Python, "def f():\n    x = 1\n¦\n\ny = 1\n"),
-        None
-    );
-    let method = at_caret(
-        Language::Python,
-        "class A:\n    def f(self):\n        x = 1\n\n    ¦\n",
-    );
+    assert_eq!(at_caret(Language::Python, "def f():\n    x = 1\n¦\n\ny = 1\n"), None);
+    let method = at_caret(Language::Python, "class A:\n    def f(self):\n        x = 1\n\n    ¦\n");
     assert_eq!(method, None);
 }
 
@@ -114,16 +100,13 @@ trait T {
     fn given(&self) {}
 }",
         &[
-            "-", "add", "add", "add", "twice", "twice", "twice", "add", "add", "-", "area", "area",
-            "area", "-", "-", "given", "-",
+            "-", "add", "add", "add", "twice", "twice", "twice", "add", "add", "-", "area", "area", "area",
+            "-", "-", "given", "-",
         ],
     );
     let found = at_caret(Language::Rust, "impl A {\n    fn f() {¦}\n}");
     assert_eq!(found, Some(("f".into(), FunctionKind::Method, 1, 1)));
-    let found = at_caret(
-        Language::Rust,
-        "mod m {\n\n    /// Doc.\n    #[test]\n    fn f() {\n¦    }\n}",
-    );
+    let found = at_caret(Language::Rust, "mod m {\n\n    /// Doc.\n    #[test]\n    fn f() {\n¦    }\n}");
     assert_eq!(found, Some(("f".into(), FunctionKind::Function, 2, 5)));
 }
 
@@ -183,10 +166,7 @@ fn javascript_and_typescript() {
     for language in [Language::JavaScript, Language::TypeScript, Language::Tsx] {
         check(language, ECMASCRIPT, &ECMASCRIPT_NAMES);
         let found = at_caret(language, "class A {\n  constructor() { ¦ }\n}");
-        assert_eq!(
-            found,
-            Some(("constructor".into(), FunctionKind::Constructor, 1, 1))
-        );
+        assert_eq!(found, Some(("constructor".into(), FunctionKind::Constructor, 1, 1)));
     }
     check(
         Language::TypeScript,
@@ -202,9 +182,7 @@ abstract class B {
   private go(x: number): void {
   }
 }",
-        &[
-            "-", "main", "f", "f", "f", "main", "-", "go", "go", "go", "-",
-        ],
+        &["-", "main", "f", "f", "f", "main", "-", "go", "go", "go", "-"],
     );
     check(
         Language::Tsx,
@@ -236,10 +214,7 @@ func (s *Shape) Area() float64 {
 }
 var g = func() {
 }",
-        &[
-            "-", "-", "Add", "Add", "f", "f", "f", "Add", "Add", "-", "Area", "Area", "Area", "g",
-            "g",
-        ],
+        &["-", "-", "Add", "Add", "f", "f", "f", "Add", "Add", "-", "Area", "Area", "Area", "g", "g"],
     );
     let found = at_caret(Language::Go, "package a\nfunc (s S) M() {¦\n}");
     assert_eq!(found, Some(("M".into(), FunctionKind::Method, 1, 2)));
@@ -261,9 +236,7 @@ int *(*table(int n))[3] {
     return 0;
 }
 int proto(void);",
-        &[
-            "-", "add", "add", "add", "add", "add", "add", "table", "table", "table", "-",
-        ],
+        &["-", "add", "add", "add", "add", "add", "add", "table", "table", "table", "-"],
     );
 }
 
@@ -347,8 +320,8 @@ class A {
     }
 }",
         &[
-            "-", "-", "A", "A", "A", "A", "toString", "toString", "r", "r", "r", "toString",
-            "toString", "-", "P", "P", "-", "-",
+            "-", "-", "A", "A", "A", "A", "toString", "toString", "r", "r", "r", "toString", "toString", "-",
+            "P", "P", "-", "-",
         ],
     );
     let found = at_caret(Language::Java, "class A {\n  A() {¦}\n}");
@@ -357,10 +330,7 @@ class A {
 
 #[test]
 fn crlf_and_non_ascii() {
-    let found = at_caret(
-        Language::Rust,
-        "// é\r\n\r\nfn größe() {\r\n    ¦\"ü\";\r\n}\r\n",
-    );
+    let found = at_caret(Language::Rust, "// é\r\n\r\nfn größe() {\r\n    ¦\"ü\";\r\n}\r\n");
     assert_eq!(found, Some(("größe".into(), FunctionKind::Function, 2, 4)));
 }
 

@@ -66,9 +66,7 @@ impl Language {
             "js" | "mjs" | "cjs" | "jsx" => Self::JavaScript,
             "go" => Self::Go,
             // A `.h` may be C++; the C++ grammar reads C headers well, the reverse is not true.
-            "cc" | "cpp" | "cxx" | "c++" | "hh" | "hpp" | "hxx" | "h" | "cu" | "cuh" | "inl" => {
-                Self::Cpp
-            }
+            "cc" | "cpp" | "cxx" | "c++" | "hh" | "hpp" | "hxx" | "h" | "cu" | "cuh" | "inl" => Self::Cpp,
             "c" => Self::C,
             "java" => Self::Java,
             _ => return None,
@@ -155,10 +153,7 @@ mod tests {
         for language in Language::ALL {
             assert_eq!(Language::from_language_id(language.id()), Some(language));
         }
-        assert_eq!(
-            Language::from_language_id("javascriptreact"),
-            Some(Language::JavaScript)
-        );
+        assert_eq!(Language::from_language_id("javascriptreact"), Some(Language::JavaScript));
         assert_eq!(Language::from_language_id("cobol"), None);
     }
 
@@ -178,9 +173,7 @@ mod tests {
     fn every_grammar_loads() {
         for language in Language::ALL {
             let mut parser = tree_sitter::Parser::new();
-            parser
-                .set_language(&language.grammar())
-                .expect("grammar fits the library");
+            parser.set_language(&language.grammar()).expect("grammar fits the library");
             assert!(parser.parse("", None).is_some());
         }
     }

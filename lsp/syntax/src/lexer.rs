@@ -73,20 +73,12 @@ pub(crate) struct Lexer {
 
 impl Lexer {
     pub(crate) fn new(language: Option<Language>) -> Self {
-        Self {
-            language,
-            state: State::Code,
-            previous: '\n',
-            templates: Vec::new(),
-        }
+        Self { language, state: State::Code, previous: '\n', templates: Vec::new() }
     }
 
     /// Whether the next character is part of a string.
     pub(crate) fn in_string(&self) -> bool {
-        matches!(
-            self.state,
-            State::Text { .. } | State::Backtick { .. } | State::Raw { .. } | State::Tick
-        )
+        matches!(self.state, State::Text { .. } | State::Backtick { .. } | State::Raw { .. } | State::Tick)
     }
 
     /// Whether the next character is part of a comment.
@@ -96,10 +88,7 @@ impl Lexer {
 
     /// Whether the string we are in goes on after the end of the line.
     pub(crate) fn in_multiline_string(&self) -> bool {
-        matches!(
-            self.state,
-            State::Text { triple: true, .. } | State::Backtick { .. } | State::Raw { .. }
-        )
+        matches!(self.state, State::Text { triple: true, .. } | State::Backtick { .. } | State::Raw { .. })
     }
 
     /// Whether we are in a string that three quotes opened.
@@ -132,29 +121,16 @@ impl Lexer {
                 None
             }
             State::BlockComment { star } => {
-                self.state = if star && c == '/' {
-                    State::Code
-                } else {
-                    State::BlockComment { star: c == '*' }
-                };
+                self.state =
+                    if star && c == '/' { State::Code } else { State::BlockComment { star: c == '*' } };
                 None
             }
-            State::Text {
-                quote,
-                triple,
-                escaped,
-                run,
-            } => self.text(c, quote, triple, escaped, run),
+            State::Text { quote, triple, escaped, run } => self.text(c, quote, triple, escaped, run),
             State::TwoQuotes { quote } => {
                 if c != quote {
                     return self.code(c);
                 }
-                self.state = State::Text {
-                    quote,
-                    triple: true,
-                    escaped: false,
-                    run: 0,
-                };
+                self.state = State::Text { quote, triple: true, escaped: false, run: 0 };
                 Some(Event::QuoteOpen(quote))
             }
             State::Backtick { escaped, dollar } => self.backtick(c, escaped, dollar),
@@ -172,12 +148,7 @@ impl Lexer {
             State::Raw { hashes, seen } => self.raw(c, hashes, seen),
             State::Tick => {
                 self.state = match c {
-                    '\\' => State::Text {
-                        quote: '\'',
-                        triple: false,
-                        escaped: true,
-                        run: 0,
-                    },
+                    '\\' => State::Text { quote: '\'', triple: false, escaped: true, run: 0 },
                     _ if is_line_end(c) => State::Code,
                     _ => State::TickChar,
                 };
@@ -209,10 +180,7 @@ impl Lexer {
                 match self.templates.last_mut() {
                     Some(0) => {
                         self.templates.pop();
-                        self.state = State::Backtick {
-                            escaped: false,
-                            dollar: false,
-                        };
+                        self.state = State::Backtick { escaped: false, dollar: false };
                     }
                     Some(depth) => *depth -= 1,
                     None => {}
@@ -231,10 +199,7 @@ impl Lexer {
                 Some(_) => self.open_quote(c),
             },
             '`' if language.is_some_and(Language::has_backtick_strings) => {
-                self.state = State::Backtick {
-                    escaped: false,
-                    dollar: false,
-                };
+                self.state = State::Backtick { escaped: false, dollar: false };
                 Some(Event::QuoteOpen(c))
             }
             '/' if language.is_some_and(|language| language != Language::Python) => {
@@ -263,29 +228,12 @@ impl Lexer {
     }
 
     fn open_quote(&mut self, quote: char) -> Option<Event> {
-        self.state = State::Text {
-            quote,
-            triple: false,
-            escaped: false,
-            run: 1,
-        };
+        self.state = State::Text { quote, triple: false, escaped: false, run: 1 };
         Some(Event::QuoteOpen(quote))
     }
 
-    fn text(
-        &mut self,
-        c: char,
-        quote: char,
-        triple: bool,
-        escaped: bool,
-        run: u8,
-    ) -> Option<Event> {
-        let stay = |escaped, run| State::Text {
-            quote,
-            triple,
-            escaped,
-            run,
-        };
+    fn text(&mut self, c: char, quote: char, triple: bool, escaped: bool, run: u8) -> Option<Event> {
+        let stay = |escaped, run| State::Text { quote, triple, escaped, run };
         if is_line_end(c) && !triple {
             // A backslash at the end of a line continues a string; anything else was left open.
             self.state = if escaped { stay(false, 0) } else { State::Code };
@@ -299,13 +247,8 @@ impl Lexer {
             '\\' => self.state = stay(true, 0),
             _ if c == quote && triple && run < 2 => self.state = stay(false, run + 1),
             _ if c == quote => {
-                let empty =
-                    !triple && run == 1 && self.language.is_some_and(Language::has_triple_quotes);
-                self.state = if empty {
-                    State::TwoQuotes { quote }
-                } else {
-                    State::Code
-                };
+                let empty = !triple && run == 1 && self.language.is_some_and(Language::has_triple_quotes);
+                self.state = if empty { State::TwoQuotes { quote } } else { State::Code };
                 // Rust's character literals are short and have no opening event.
                 let literal = quote == '\'' && self.language == Some(Language::Rust);
                 return (!literal).then_some(Event::QuoteClose(quote));
@@ -389,11 +332,7 @@ mod tests {
     fn only_brackets_of_code_count() {
         for (language, text, expected) in [
             (Language::Python, "f(a[1]) # )", "([])"),
-            (
-                Language::Python,
-                "x = '(' + \"]\" + '''{\n''' (",
-                "<><><><>(",
-            ),
+            (Language::Python, "x = '(' + \"]\" + '''{\n''' (", "<><><><>("),
             (Language::Python, "f('', \"\")", "(<><>)"),
             (Language::Python, "rb'(' f\"{\"", "<><>"),
             (Language::Python, "'it\\'s (' )", "<>)"),

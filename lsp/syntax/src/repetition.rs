@@ -14,11 +14,7 @@ pub(crate) struct Repetition {
 
 impl Repetition {
     pub(crate) fn new() -> Self {
-        Self {
-            recent: ['\0'; MAX_PERIOD],
-            seen: 0,
-            runs: [0; MAX_PERIOD + 1],
-        }
+        Self { recent: ['\0'; MAX_PERIOD], seen: 0, runs: [0; MAX_PERIOD + 1] }
     }
 
     /// Reads the next character. When the text has become a cycle: how many characters at its end
@@ -71,9 +67,7 @@ pub(crate) fn repeated_lines(lines: &[&str]) -> Option<usize> {
         let rounds = &lines[start..];
         let first = &rounds[..period];
         let cycles = rounds.chunks(period).all(|round| round == first);
-        let has_word = first
-            .iter()
-            .any(|line| line.contains(char::is_alphanumeric));
+        let has_word = first.iter().any(|line| line.contains(char::is_alphanumeric));
         (cycles && has_word).then_some(2 * period)
     })
 }
@@ -84,9 +78,7 @@ mod tests {
 
     fn first_fault(text: &str) -> Option<(usize, usize)> {
         let mut repetition = Repetition::new();
-        text.chars()
-            .enumerate()
-            .find_map(|(at, c)| Some((at, repetition.push(c)?)))
+        text.chars().enumerate().find_map(|(at, c)| Some((at, repetition.push(c)?)))
     }
 
     #[test]

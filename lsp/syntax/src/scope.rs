@@ -23,16 +23,8 @@ pub fn wants_block(caret: &Caret, tree: Option<&SyntaxTree>) -> Scope {
     };
     let block = caret.is_suffix_blank()
         && !in_text
-        && if caret.is_prefix_blank() {
-            is_block_line(caret)
-        } else {
-            opens_block(caret)
-        };
-    if block {
-        Scope::Block
-    } else {
-        Scope::SingleLine
-    }
+        && if caret.is_prefix_blank() { is_block_line(caret) } else { opens_block(caret) };
+    if block { Scope::Block } else { Scope::SingleLine }
 }
 
 /// Whether the line left of the caret ends with what opens a block.
@@ -65,10 +57,7 @@ fn is_block_line(caret: &Caret) -> bool {
     let Some(above) = caret.preceding_text_line() else {
         return false;
     };
-    let adjacent = caret
-        .preceding_lines()
-        .next()
-        .is_some_and(|line| !is_blank(line));
+    let adjacent = caret.preceding_lines().next().is_some_and(|line| !is_blank(line));
     let comment = caret.language().map_or("#", Language::line_comment);
     let line = above.trim_start();
     line_opens_block(caret, above)

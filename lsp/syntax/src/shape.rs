@@ -32,10 +32,7 @@ pub fn shape(raw: &str, caret: &Caret, scope: Scope) -> Option<Shaped> {
     if !says_something(text) || repeats_neighbour(text, caret) {
         return None;
     }
-    Some(Shaped {
-        text: text.replace('\n', caret.line_ending().as_str()),
-        replace,
-    })
+    Some(Shaped { text: text.replace('\n', caret.line_ending().as_str()), replace })
 }
 
 /// Some models begin with the line that they were to continue.
@@ -56,8 +53,7 @@ fn indent(text: &str, caret: &Caret) -> String {
             let visible = text.len() - text.trim_start().len();
             let start = text[..visible].rfind('\n').map_or(0, |end| end + 1);
             let text = &text[start..];
-            text.split_once('\n')
-                .map_or((text, None), |(first, rest)| (first, Some(rest)))
+            text.split_once('\n').map_or((text, None), |(first, rest)| (first, Some(rest)))
         }
         Some((first, rest)) if is_blank(first) => {
             // One line end after what opens a block.
@@ -79,9 +75,7 @@ fn indent(text: &str, caret: &Caret) -> String {
     } else {
         // One blank is the habit of a model; more are an alignment.
         let spaced = caret.line_prefix().ends_with([' ', '\t']);
-        let habit = first
-            .strip_prefix(' ')
-            .filter(|rest| spaced && !rest.starts_with(' '));
+        let habit = first.strip_prefix(' ').filter(|rest| spaced && !rest.starts_with(' '));
         out.push_str(habit.unwrap_or(first).trim_end());
     }
     for line in rest.into_iter().flat_map(|rest| rest.split('\n')) {
@@ -110,19 +104,11 @@ fn first_line_indent(first: &str, caret: &Caret) -> (usize, usize) {
     let total = match () {
         () if opens && lead > 0 && own <= above_indent => {
             let body = above_indent + unit;
-            if own + lead == body {
-                body
-            } else {
-                lead.max(own)
-            }
+            if own + lead == body { body } else { lead.max(own) }
         }
         () => lead.max(own),
     };
-    let deepest = if is_open {
-        total
-    } else {
-        own.max(above_indent)
-    };
+    let deepest = if is_open { total } else { own.max(above_indent) };
     let kept = total.min(deepest);
     (kept - own, total - kept)
 }
@@ -137,18 +123,9 @@ struct Indenter<'caret> {
 impl<'caret> Indenter<'caret> {
     fn new(caret: &'caret Caret, rest: &str) -> Self {
         // A model that writes spaces into a document with tabs: its smallest indent is one level.
-        let spaces = rest
-            .lines()
-            .filter(|line| !is_blank(line))
-            .map(leading_blanks);
-        let smallest = spaces
-            .filter(|blanks| blanks.starts_with(' '))
-            .map(str::len)
-            .min();
-        Self {
-            caret,
-            model_unit: smallest.filter(|unit| (2..=8).contains(unit)).unwrap_or(4),
-        }
+        let spaces = rest.lines().filter(|line| !is_blank(line)).map(leading_blanks);
+        let smallest = spaces.filter(|blanks| blanks.starts_with(' ')).map(str::len).min();
+        Self { caret, model_unit: smallest.filter(|unit| (2..=8).contains(unit)).unwrap_or(4) }
     }
 
     fn columns(&self, line: &str) -> usize {
@@ -176,12 +153,8 @@ fn without_lines_that_follow(text: &str, caret: &Caret) -> String {
     if !caret.is_suffix_blank() {
         return text.to_owned();
     }
-    let following: Vec<&str> = caret
-        .following_lines()
-        .filter(|line| !is_blank(line))
-        .map(str::trim_end)
-        .take(8)
-        .collect();
+    let following: Vec<&str> =
+        caret.following_lines().filter(|line| !is_blank(line)).map(str::trim_end).take(8).collect();
     let first_is_whole = caret.is_prefix_blank();
     let whole = |at: usize, line: &str| {
         let own = if at == 0 { caret.indent() } else { "" };
@@ -195,11 +168,7 @@ fn without_lines_that_follow(text: &str, caret: &Caret) -> String {
         .collect();
     for count in (1..=following.len().min(lines.len())).rev() {
         let tail = &lines[lines.len() - count..];
-        if !tail
-            .iter()
-            .map(|(_, line)| line.as_str())
-            .eq(following[..count].iter().copied())
-        {
+        if !tail.iter().map(|(_, line)| line.as_str()).eq(following[..count].iter().copied()) {
             continue;
         }
         let first = tail[0].0;
@@ -225,10 +194,7 @@ fn fit_rest_of_line(text: String, caret: &Caret) -> (String, usize) {
         rest = "";
     }
 
-    let Brackets {
-        mut unmatched,
-        open: mut reopened,
-    } = Brackets::read(&text, caret);
+    let Brackets { mut unmatched, open: mut reopened } = Brackets::read(&text, caret);
     let closers = leading_closers(rest, caret);
     let same = |(a, b): &(&Closer, &Closer)| a.closer == b.closer;
     let shared = unmatched.iter().zip(&closers).take_while(same).count();
@@ -302,9 +268,7 @@ fn without_whole_rest(text: &str, rest: &str, caret: &Caret) -> Option<usize> {
 /// Bytes at the end of `text` that are the beginning of `rest`: punctuation other than closers, whose
 /// pairing decides.
 fn punctuation_overlap(text: &str, rest: &str) -> usize {
-    let end = rest
-        .find(|c: char| is_word(c) || is_closer(c))
-        .unwrap_or(rest.len());
+    let end = rest.find(|c: char| is_word(c) || is_closer(c)).unwrap_or(rest.len());
     let head = &rest[..end];
     let lengths = head.char_indices().map(|(at, c)| at + c.len_utf8()).rev();
     lengths
@@ -323,8 +287,7 @@ fn squeeze(text: &str) -> String {
 
 /// Whether there is more than what closes something.
 fn says_something(text: &str) -> bool {
-    text.chars()
-        .any(|c| !c.is_whitespace() && !is_closer(c) && !matches!(c, '>' | ';' | ','))
+    text.chars().any(|c| !c.is_whitespace() && !is_closer(c) && !matches!(c, '>' | ';' | ','))
 }
 
 /// Whether the line that `text` makes is the line above or below it once more.
@@ -339,10 +302,7 @@ fn repeats_neighbour(text: &str, caret: &Caret) -> bool {
     }
     let above = caret.preceding_lines().next();
     let below = caret.following_lines().next();
-    above
-        .into_iter()
-        .chain(below)
-        .any(|neighbour| neighbour.trim() == line)
+    above.into_iter().chain(below).any(|neighbour| neighbour.trim() == line)
 }
 
 #[cfg(test)]

@@ -20,23 +20,13 @@ use crate::scope::wants_block;
 const GOLDEN: &str = include_str!("shape_golden.txt");
 
 fn plain(lines: &[&str]) -> String {
-    lines
-        .join("\n")
-        .replace("↵\n", "\r\n")
-        .replace('↵', "\r\n")
-        .replace('→', "\t")
-        .replace('·', " ")
+    lines.join("\n").replace("↵\n", "\r\n").replace('↵', "\r\n").replace('→', "\t").replace('·', " ")
 }
 
 /// Accepts `shaped` at `caret` in `text`.
 fn apply(text: &str, caret: &Caret, shaped: &Shaped) -> String {
     let at = caret.byte();
-    format!(
-        "{}{}{}",
-        &text[..at],
-        shaped.text,
-        &text[at + shaped.replace..]
-    )
+    format!("{}{}{}", &text[..at], shaped.text, &text[at + shaped.replace..])
 }
 
 #[test]
@@ -50,18 +40,9 @@ fn golden_cases() {
             lines.pop();
         }
         let title = lines.remove(0);
-        let raw_at = lines
-            .iter()
-            .position(|&line| line == "-- raw")
-            .expect("a raw part");
-        let shaped_at = lines
-            .iter()
-            .position(|&line| line == "-- shaped")
-            .expect("a shaped part");
-        let (document, raw) = (
-            plain(&lines[..raw_at]),
-            plain(&lines[raw_at + 1..shaped_at]),
-        );
+        let raw_at = lines.iter().position(|&line| line == "-- raw").expect("a raw part");
+        let shaped_at = lines.iter().position(|&line| line == "-- shaped").expect("a shaped part");
+        let (document, raw) = (plain(&lines[..raw_at]), plain(&lines[raw_at + 1..shaped_at]));
         let expected = plain(&lines[shaped_at + 1..]);
 
         let language = Language::from_language_id(title.split(':').next().unwrap_or_default());
@@ -71,17 +52,10 @@ fn golden_cases() {
         let shaped = shape(&raw, &caret, wants_block(&caret, None));
         let got = shaped.map_or("(none)".to_owned(), |shaped| apply(&text, &caret, &shaped));
         if got != expected {
-            failures.push(format!(
-                "{title}\n  expected {expected:?}\n  got      {got:?}"
-            ));
+            failures.push(format!("{title}\n  expected {expected:?}\n  got      {got:?}"));
         }
     }
-    assert!(
-        failures.is_empty(),
-        "{} failed:\n{}",
-        failures.len(),
-        failures.join("\n")
-    );
+    assert!(failures.is_empty(), "{} failed:\n{}", failures.len(), failures.join("\n"));
 }
 
 #[test]
@@ -89,18 +63,9 @@ fn what_is_replaced_is_reported() {
     let at = |marked: &str, raw: &str| {
         let byte = marked.find('¦').expect("a caret");
         let text = Rope::from_str(&marked.replacen('¦', "", 1));
-        shape(
-            raw,
-            &Caret::new(&text, byte, Some(Language::Rust)),
-            Scope::SingleLine,
-        )
+        shape(raw, &Caret::new(&text, byte, Some(Language::Rust)), Scope::SingleLine)
     };
-    let shaped = |text: &str, replace| {
-        Some(Shaped {
-            text: text.to_owned(),
-            replace,
-        })
-    };
+    let shaped = |text: &str, replace| Some(Shaped { text: text.to_owned(), replace });
     assert_eq!(at("foo(¦)", "a, b)"), shaped("a, b", 0));
     assert_eq!(at("foo(¦)", "a).bar()"), shaped("a).bar()", 1));
     assert_eq!(at("foo(¦);", "a).bar();"), shaped("a).bar();", 2));
@@ -226,9 +191,5 @@ fn what_people_wrote_is_not_touched() {
     }
     // A few are undecidable: who can tell which of two calls the one bracket below closes.
     assert!(same > 1000, "{same}");
-    assert!(
-        100 * changed.len() < same,
-        "{} of {same}: {changed:#?}",
-        changed.len()
-    );
+    assert!(100 * changed.len() < same, "{} of {same}: {changed:#?}", changed.len());
 }

@@ -63,10 +63,7 @@ impl StopPolicy {
             (false, false) => Some(indent),
         };
         let open = caret.open_brackets();
-        let missing = open[open.len() - caret.unclosed()..]
-            .iter()
-            .map(|open| open.closer)
-            .collect();
+        let missing = open[open.len() - caret.unclosed()..].iter().map(|open| open.closer).collect();
         Self {
             scope,
             text: String::new(),
@@ -98,11 +95,7 @@ impl StopPolicy {
                 self.step(c);
             }
         }
-        if self.end.is_some() {
-            Verdict::Stop
-        } else {
-            Verdict::Continue
-        }
+        if self.end.is_some() { Verdict::Stop } else { Verdict::Continue }
     }
 
     /// The part to keep of what was pushed so far: a prefix of it, fit for [`crate::shape::shape`].
@@ -184,14 +177,8 @@ impl StopPolicy {
     fn start_text(&mut self, c: char) {
         let is_caret_line = self.lines == 0;
         let blanks = self.text[self.line_start..].chars();
-        let own: usize = blanks
-            .map(|c| if c == '\t' { self.tab_width } else { 1 })
-            .sum();
-        let indent = if is_caret_line {
-            self.caret_indent + own
-        } else {
-            own
-        };
+        let own: usize = blanks.map(|c| if c == '\t' { self.tab_width } else { 1 }).sum();
+        let indent = if is_caret_line { self.caret_indent + own } else { own };
         let after_blank_line = self.blank_lines > 0 && self.min_indent == Some(0);
         let free = self.open.is_empty() && !self.lexer.in_multiline_string();
         self.line_has_text = true;
@@ -224,11 +211,7 @@ impl StopPolicy {
                 }
                 None => {
                     let line_is_empty = is_blank(&self.text[self.line_start..]);
-                    let end = if line_is_empty {
-                        self.end_of_line_above()
-                    } else {
-                        self.text.len()
-                    };
+                    let end = if line_is_empty { self.end_of_line_above() } else { self.text.len() };
                     self.end = Some(end);
                 }
             },
@@ -251,33 +234,18 @@ impl StopPolicy {
             return false;
         }
         // The caret's own line begins in the document.
-        if self.lines == 0 {
-            line.trim_start() == next.trim_start()
-        } else {
-            line == next
-        }
+        if self.lines == 0 { line.trim_start() == next.trim_start() } else { line == next }
     }
 
     /// Ends the text after the first round of a cycle whose other rounds are `repeated` characters.
     fn cut_cycle(&mut self, repeated: usize) {
-        let end = self
-            .text
-            .char_indices()
-            .rev()
-            .nth(repeated - 1)
-            .map_or(0, |(at, _)| at);
+        let end = self.text.char_indices().rev().nth(repeated - 1).map_or(0, |(at, _)| at);
         // A cycle of lines need not begin with one; what is kept ends with one.
-        let end = self.text[end..]
-            .find('\n')
-            .map_or(end, |line_end| end + line_end);
+        let end = self.text[end..].find('\n').map_or(end, |line_end| end + line_end);
         let (kept, cycles) = self.text.split_at(end);
         let is_word = |c: char| c.is_alphanumeric() || c == '_';
         let in_word = cycles.starts_with(is_word) && kept.ends_with(is_word);
-        let kept = if in_word {
-            kept.trim_end_matches(is_word)
-        } else {
-            kept
-        };
+        let kept = if in_word { kept.trim_end_matches(is_word) } else { kept };
         let dangling = |c: char| c.is_whitespace() || "+-*/%&|^,=<>.".contains(c);
         self.end = Some(kept.trim_end_matches(dangling).len());
     }

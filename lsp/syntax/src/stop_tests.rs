@@ -6,11 +6,7 @@ use crate::language::Language;
 
 fn caret_at(language: Language, marked: &str) -> Caret {
     let byte = marked.find('|').expect("a caret");
-    Caret::new(
-        &Rope::from_str(&marked.replacen('|', "", 1)),
-        byte,
-        Some(language),
-    )
+    Caret::new(&Rope::from_str(&marked.replacen('|', "", 1)), byte, Some(language))
 }
 
 fn accepted(caret: &Caret, scope: Scope, generated: &str) -> (String, Verdict) {
@@ -30,22 +26,10 @@ fn check(language: Language, marked: &str, scope: Scope, generated: &str, expect
 #[test]
 fn a_single_line_ends_with_the_line() {
     use Scope::SingleLine;
-    check(
-        Language::Python,
-        "x = |",
-        SingleLine,
-        "1 + y\nz = 2",
-        "1 + y",
-    );
+    check(Language::Python, "x = |", SingleLine, "1 + y\nz = 2", "1 + y");
     check(Language::Python, "x = |", SingleLine, "1\r\nz", "1");
     check(Language::Python, "x = |", SingleLine, "\nz = 2", "");
-    check(
-        Language::Python,
-        "    |",
-        SingleLine,
-        "\n    z = 2\n",
-        "\n    z = 2",
-    );
+    check(Language::Python, "    |", SingleLine, "\n    z = 2\n", "\n    z = 2");
     check(Language::Python, "|", SingleLine, "\n\nz", "");
 }
 
@@ -54,54 +38,18 @@ fn a_block_ends_where_its_brace_closes() {
     use Scope::Block;
     let closed = "fn f() {\n    |\n}\n";
     check(Language::Rust, closed, Block, "a();\n}\n\nfn g() {", "a();");
-    check(
-        Language::Rust,
-        closed,
-        Block,
-        "if a {\n        b();\n    }\n}\n",
-        "if a {\n        b();\n    }",
-    );
-    check(
-        Language::Rust,
-        closed,
-        Block,
-        "f('}', \"}\"); // }\n}\n",
-        "f('}', \"}\"); // }",
-    );
+    check(Language::Rust, closed, Block, "if a {\n        b();\n    }\n}\n", "if a {\n        b();\n    }");
+    check(Language::Rust, closed, Block, "f('}', \"}\"); // }\n}\n", "f('}', \"}\"); // }");
     check(Language::Rust, closed, Block, "a(); }", "a(); ");
 }
 
 #[test]
 fn a_brace_that_the_document_lacks_is_kept() {
     use Scope::Block;
-    check(
-        Language::Rust,
-        "fn f() {\n    |",
-        Block,
-        "a();\n}\n\nfn g() {}",
-        "a();\n}",
-    );
-    check(
-        Language::Rust,
-        "fn f() {|",
-        Block,
-        "\n    a();\n}\n\nfn g() {}",
-        "\n    a();\n}",
-    );
-    check(
-        Language::Rust,
-        "fn f() {|\n}",
-        Block,
-        "\n    a();\n}\n",
-        "\n    a();",
-    );
-    check(
-        Language::JavaScript,
-        "list.map((x) => {\n  |",
-        Block,
-        "return x;\n});\nmore();",
-        "return x;\n});",
-    );
+    check(Language::Rust, "fn f() {\n    |", Block, "a();\n}\n\nfn g() {}", "a();\n}");
+    check(Language::Rust, "fn f() {|", Block, "\n    a();\n}\n\nfn g() {}", "\n    a();\n}");
+    check(Language::Rust, "fn f() {|\n}", Block, "\n    a();\n}\n", "\n    a();");
+    check(Language::JavaScript, "list.map((x) => {\n  |", Block, "return x;\n});\nmore();", "return x;\n});");
     check(
         Language::Rust,
         "impl A {\n    fn f() {\n        |\n}\n",
@@ -121,27 +69,9 @@ fn a_block_ends_where_the_indent_does() {
         "for x in y:\n        z(x)\n    return 1\n\ndef g():\n",
         "for x in y:\n        z(x)\n    return 1\n",
     );
-    check(
-        Language::Python,
-        "def f():|",
-        Block,
-        "\n    return 1\nx = 1\n",
-        "\n    return 1",
-    );
-    check(
-        Language::Python,
-        "    if a:|",
-        Block,
-        "\n        b()\n    c()\n",
-        "\n        b()",
-    );
-    check(
-        Language::Python,
-        "def f():\n|",
-        Block,
-        "    a = 1\n    b = 2\nc = 3",
-        "    a = 1\n    b = 2",
-    );
+    check(Language::Python, "def f():|", Block, "\n    return 1\nx = 1\n", "\n    return 1");
+    check(Language::Python, "    if a:|", Block, "\n        b()\n    c()\n", "\n        b()");
+    check(Language::Python, "def f():\n|", Block, "    a = 1\n    b = 2\nc = 3", "    a = 1\n    b = 2");
     // Brackets and long strings have indents of their own.
     check(
         Language::Python,
@@ -150,45 +80,21 @@ fn a_block_ends_where_the_indent_does() {
         "x = g(\n  1,\n)\n    y = '''\nz\n'''\nw = 1",
         "x = g(\n  1,\n)\n    y = '''\nz\n'''",
     );
-    check(
-        Language::Go,
-        "func f() {\n\t|\n}",
-        Block,
-        "a()\n\tb()\nx",
-        "a()\n\tb()",
-    );
+    check(Language::Go, "func f() {\n\t|\n}", Block, "a()\n\tb()\nx", "a()\n\tb()");
 }
 
 #[test]
 fn a_block_ends_with_two_blank_lines_or_at_the_left_margin_with_one() {
     use Scope::Block;
-    check(
-        Language::Python,
-        "def f():\n    |",
-        Block,
-        "a\n\n\n    b",
-        "a\n",
-    );
-    check(
-        Language::Python,
-        "# Adds.\n|",
-        Block,
-        "def f():\n    a\n\ndef g():",
-        "def f():\n    a\n",
-    );
+    check(Language::Python, "def f():\n    |", Block, "a\n\n\n    b", "a\n");
+    check(Language::Python, "# Adds.\n|", Block, "def f():\n    a\n\ndef g():", "def f():\n    a\n");
 }
 
 #[test]
 fn a_block_ends_before_what_the_document_says_next() {
     use Scope::Block;
     let marked = "def f():\n    |\n\n    return total\n";
-    check(
-        Language::Python,
-        marked,
-        Block,
-        "total = 1\n    return total\n",
-        "total = 1",
-    );
+    check(Language::Python, marked, Block, "total = 1\n    return total\n", "total = 1");
     // Also where the generation ends without a line end.
     let caret = caret_at(Language::Python, marked);
     let (kept, verdict) = accepted(&caret, Block, "total = 1\n    return total");
@@ -209,20 +115,8 @@ fn a_block_has_few_lines() {
 #[test]
 fn circles_are_cut() {
     use Scope::{Block, SingleLine};
-    check(
-        Language::Python,
-        "x = |",
-        SingleLine,
-        "a + b + a + b + a + b + a",
-        "a + b",
-    );
-    check(
-        Language::Python,
-        "x = |",
-        SingleLine,
-        "foo_bar_foo_bar_foo_bar_foo",
-        "",
-    );
+    check(Language::Python, "x = |", SingleLine, "a + b + a + b + a + b + a", "a + b");
+    check(Language::Python, "x = |", SingleLine, "foo_bar_foo_bar_foo_bar_foo", "");
     check(
         Language::Rust,
         "fn f() {\n    |\n}",
@@ -232,13 +126,7 @@ fn circles_are_cut() {
     );
     let long = "    this_is_a_rather_long_name.call_of_a_method(with_an_argument, and_another);\n";
     let generated = format!("{}{long}{long}{long}", long.trim_start());
-    check(
-        Language::Rust,
-        "fn f() {\n    |\n}",
-        Block,
-        &generated,
-        long.trim(),
-    );
+    check(Language::Rust, "fn f() {\n    |\n}", Block, &generated, long.trim());
 }
 
 #[test]
@@ -279,8 +167,7 @@ fn snippets() -> impl Strategy<Value = String> {
         "`",
         "${",
     ];
-    prop::collection::vec(prop::sample::select(parts.to_vec()), 0..30)
-        .prop_map(|parts| parts.concat())
+    prop::collection::vec(prop::sample::select(parts.to_vec()), 0..30).prop_map(|parts| parts.concat())
 }
 
 proptest! {

@@ -85,19 +85,10 @@ impl SyntaxTree {
     }
 }
 
-fn run_parser(
-    language: Language,
-    text: &Rope,
-    old: Option<&Tree>,
-    budget: Duration,
-) -> Option<Tree> {
+fn run_parser(language: Language, text: &Rope, old: Option<&Tree>, budget: Duration) -> Option<Tree> {
     let started = Instant::now();
     let mut out_of_time = |_: &tree_sitter::ParseState| {
-        if started.elapsed() > budget {
-            ControlFlow::Break(())
-        } else {
-            ControlFlow::Continue(())
-        }
+        if started.elapsed() > budget { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
     PARSER.with_borrow_mut(|parser| {
         parser.set_language(&language.grammar()).ok()?;
@@ -120,10 +111,7 @@ fn run_parser(
 /// the two differ, rows are off, which nothing here reads: byte offsets rule.
 fn point(text: &Rope, byte: usize) -> Point {
     let row = text.byte_to_line(byte);
-    Point {
-        row,
-        column: byte - text.line_to_byte(row),
-    }
+    Point { row, column: byte - text.line_to_byte(row) }
 }
 
 fn longest_line(text: &Rope) -> usize {
@@ -156,10 +144,7 @@ mod tests {
         let long_text = Rope::from_str(&"x = 1\n".repeat(MAX_TEXT_BYTES / 6 + 1));
         assert!(SyntaxTree::parse(Language::Python, &long_text, LONG).is_none());
         let fine = Rope::from_str(&"x = 1\n".repeat(20_000));
-        assert!(
-            SyntaxTree::parse(Language::Python, &fine, Duration::ZERO).is_none(),
-            "no time"
-        );
+        assert!(SyntaxTree::parse(Language::Python, &fine, Duration::ZERO).is_none(), "no time");
         let tree = SyntaxTree::parse(Language::Python, &fine, LONG).expect("fits");
         assert_eq!(tree.tree().root_node().child_count(), 20_000);
     }

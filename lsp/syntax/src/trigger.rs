@@ -54,15 +54,11 @@ impl fmt::Display for Unwelcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::DocumentTooLarge { bytes } => {
-                write!(
-                    f,
-                    "the document has {bytes} bytes, suggestions end at {MAX_TEXT_BYTES}"
-                )
+                write!(f, "the document has {bytes} bytes, suggestions end at {MAX_TEXT_BYTES}")
             }
-            Self::LineTooLong { bytes } => write!(
-                f,
-                "the line has {bytes} bytes, suggestions end at {MAX_SUGGESTION_LINE_BYTES}"
-            ),
+            Self::LineTooLong { bytes } => {
+                write!(f, "the line has {bytes} bytes, suggestions end at {MAX_SUGGESTION_LINE_BYTES}")
+            }
             Self::Binary => f.write_str("the text near the caret has control characters"),
             Self::InsideWord => f.write_str("a word goes on right of the caret"),
             Self::TextRightOfCaret => {
@@ -91,14 +87,10 @@ pub fn check(caret: &Caret, trigger: Trigger) -> Result<(), Unwelcome> {
 
 fn impossible(caret: &Caret) -> Option<Unwelcome> {
     if caret.document_bytes() > MAX_TEXT_BYTES {
-        return Some(Unwelcome::DocumentTooLarge {
-            bytes: caret.document_bytes(),
-        });
+        return Some(Unwelcome::DocumentTooLarge { bytes: caret.document_bytes() });
     }
     if caret.line_bytes() > MAX_SUGGESTION_LINE_BYTES {
-        return Some(Unwelcome::LineTooLong {
-            bytes: caret.line_bytes(),
-        });
+        return Some(Unwelcome::LineTooLong { bytes: caret.line_bytes() });
     }
     let binary = |text: &str| text.chars().any(is_binary);
     (binary(caret.before()) || binary(caret.after())).then_some(Unwelcome::Binary)
@@ -126,9 +118,7 @@ fn unwelcome(caret: &Caret) -> Option<Unwelcome> {
 /// Closing brackets and quotes, then at most one of `:{;,`.
 fn only_closes_the_line(suffix: &str) -> bool {
     let rest = suffix.trim();
-    let rest = rest
-        .trim_start_matches([')', '>', '}', ']', '"', '\'', '`'])
-        .trim_start();
+    let rest = rest.trim_start_matches([')', '>', '}', ']', '"', '\'', '`']).trim_start();
     let mut rest = rest.chars();
     matches!(rest.next(), None | Some(':' | '{' | ';' | ',')) && rest.next().is_none()
 }
@@ -137,9 +127,7 @@ fn only_closes_the_line(suffix: &str) -> bool {
 fn is_digits(prefix: &str) -> bool {
     let line = prefix.trim_start();
     if !line.is_empty()
-        && line
-            .chars()
-            .all(|c| c.is_ascii_digit() || matches!(c, '.' | '_' | ',' | '-' | ' '))
+        && line.chars().all(|c| c.is_ascii_digit() || matches!(c, '.' | '_' | ',' | '-' | ' '))
     {
         return line.contains(|c: char| c.is_ascii_digit());
     }
@@ -153,15 +141,10 @@ fn is_statement_complete(caret: &Caret, prefix: &str) -> bool {
     }
     match prefix.chars().next_back() {
         // In the head of a `for (;;)` the line goes on.
-        Some(';') => !caret
-            .open_brackets()
-            .iter()
-            .any(|open| open.on_caret_line && open.closer == ')'),
+        Some(';') => !caret.open_brackets().iter().any(|open| open.on_caret_line && open.closer == ')'),
         Some('}') => true,
         Some(')' | ']') => {
-            caret
-                .language()
-                .is_some_and(Language::line_end_ends_statement)
+            caret.language().is_some_and(Language::line_end_ends_statement)
                 && !caret.open_brackets().iter().any(|open| open.closer != '}')
                 && !opens_a_block(prefix)
         }
@@ -172,8 +155,8 @@ fn is_statement_complete(caret: &Caret, prefix: &str) -> bool {
 /// Whether the first word of the line announces a block, whose `:` or `{` is still to come.
 fn opens_a_block(prefix: &str) -> bool {
     const HEADS: [&str; 17] = [
-        "def", "class", "if", "elif", "else", "for", "while", "with", "try", "except", "async",
-        "match", "case", "func", "switch", "select", "type",
+        "def", "class", "if", "elif", "else", "for", "while", "with", "try", "except", "async", "match",
+        "case", "func", "switch", "select", "type",
     ];
     let line = prefix.trim_start();
     let word = line.split(|c| !is_word(c)).next().unwrap_or_default();

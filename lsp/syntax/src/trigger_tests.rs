@@ -69,18 +69,12 @@ fn size_limits_hold_even_for_explicit_requests() {
     let caret = Caret::new(&long_line, 5, None);
     let refused = check(&caret, Trigger::Invoked).expect_err("too long");
     assert_eq!(refused, Unwelcome::LineTooLong { bytes: 2001 });
-    assert_eq!(
-        refused.to_string(),
-        "the line has 2001 bytes, suggestions end at 2000"
-    );
+    assert_eq!(refused.to_string(), "the line has 2001 bytes, suggestions end at 2000");
 
     let large = Rope::from_str(&"xxx\n".repeat(MAX_TEXT_BYTES / 4 + 1));
     let caret = Caret::new(&large, 5, None);
     let bytes = large.len_bytes();
-    assert_eq!(
-        check(&caret, Trigger::Invoked),
-        Err(Unwelcome::DocumentTooLarge { bytes })
-    );
+    assert_eq!(check(&caret, Trigger::Invoked), Err(Unwelcome::DocumentTooLarge { bytes }));
 
     let caret = Caret::new(&Rope::from_str("a\0"), 1, None);
     assert_eq!(check(&caret, Trigger::Invoked), Err(Unwelcome::Binary));

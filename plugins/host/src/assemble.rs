@@ -42,14 +42,8 @@ impl Budget {
     /// that the prompt asks for.
     pub fn of(prompt: &Prompt, context_tokens: usize) -> Self {
         let room = context_tokens.saturating_sub(prompt.max_tokens as usize);
-        let wanted = if prompt.prompt_tokens == 0 {
-            usize::MAX
-        } else {
-            prompt.prompt_tokens as usize
-        };
-        Self {
-            max_prompt_tokens: room.min(wanted),
-        }
+        let wanted = if prompt.prompt_tokens == 0 { usize::MAX } else { prompt.prompt_tokens as usize };
+        Self { max_prompt_tokens: room.min(wanted) }
     }
 }
 
@@ -114,10 +108,7 @@ struct Part<'a> {
 impl Assembler {
     /// An assembler that remembers up to about `cache_bytes` of text.
     pub fn new(tokenizer: Arc<dyn Tokenize>, cache_bytes: usize) -> Self {
-        Self {
-            tokenizer,
-            cache: Mutex::new(SegmentCache::new(cache_bytes)),
-        }
+        Self { tokenizer, cache: Mutex::new(SegmentCache::new(cache_bytes)) }
     }
 
     /// The tokens of `prompt`, at most [`Budget::max_prompt_tokens`] of them. Over budget, lower
@@ -128,25 +119,16 @@ impl Assembler {
     pub fn assemble(&self, prompt: &Prompt, budget: Budget) -> Result<Assembled, AssembleError> {
         let mut parts = self.parts(prompt)?;
         trim::fit(&mut parts, budget.max_prompt_tokens)?;
-        let mut assembled = Assembled {
-            tokens: Vec::new(),
-            spans: Vec::with_capacity(parts.len()),
-        };
+        let mut assembled = Assembled { tokens: Vec::new(), spans: Vec::with_capacity(parts.len()) };
         for part in &parts {
             let start = assembled.tokens.len();
             for unit in &part.units {
-                assembled
-                    .tokens
-                    .extend_from_slice(&unit.tokens[unit.kept.clone()]);
+                assembled.tokens.extend_from_slice(&unit.tokens[unit.kept.clone()]);
             }
             assembled.spans.push(Span {
                 segment: part.index,
                 tokens: start..assembled.tokens.len(),
-                cut_tokens: part
-                    .units
-                    .iter()
-                    .map(|unit| unit.tokens.len() - unit.kept.len())
-                    .sum(),
+                cut_tokens: part.units.iter().map(|unit| unit.tokens.len() - unit.kept.len()).sum(),
             });
         }
         Ok(assembled)
@@ -158,13 +140,7 @@ impl Assembler {
         order.sort_by_key(|(_, segment)| segment.stability as u8);
         order
             .into_iter()
-            .map(|(index, segment)| {
-                Ok(Part {
-                    index,
-                    segment,
-                    units: self.units(&segment.pieces)?,
-                })
-            })
+            .map(|(index, segment)| Ok(Part { index, segment, units: self.units(&segment.pieces)? }))
             .collect()
     }
 
@@ -198,11 +174,7 @@ impl Assembler {
 impl Unit {
     fn new(tokens: Arc<[u32]>, control: bool) -> Self {
         let kept = 0..tokens.len();
-        Self {
-            tokens,
-            control,
-            kept,
-        }
+        Self { tokens, control, kept }
     }
 }
 

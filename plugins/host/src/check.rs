@@ -11,20 +11,15 @@ const SEVERITIES: [&str; 4] = ["error", "warning", "information", "hint"];
 
 /// Bytes of the texts that a caller sizes. Names and facts are few and short.
 pub(crate) fn context_bytes(context: &Context) -> usize {
-    let snippets: usize = context
-        .snippets
-        .iter()
-        .map(|snippet| snippet.path.len() + snippet.text.len())
-        .sum();
+    let snippets: usize =
+        context.snippets.iter().map(|snippet| snippet.path.len() + snippet.text.len()).sum();
     context.prefix.len() + context.suffix.len() + context.focus.len() + snippets
 }
 
 /// A plugin names itself and at least one task.
 pub(crate) fn info(info: &Info) -> Result<(), PluginError> {
     if info.name.is_empty() || info.tasks.is_empty() {
-        return Err(PluginError::BadAnswer(
-            "describe() names no plugin or no task".to_owned(),
-        ));
+        return Err(PluginError::BadAnswer("describe() names no plugin or no task".to_owned()));
     }
     Ok(())
 }
@@ -33,16 +28,9 @@ pub(crate) fn info(info: &Info) -> Result<(), PluginError> {
 pub(crate) fn prompt(prompt: Prompt, context: &Context) -> Result<Prompt, PluginError> {
     let bad = |reason: String| Err(PluginError::BadPrompt(reason));
     if prompt.segments.len() > MAX_SEGMENTS {
-        return bad(format!(
-            "{} segments; the limit is {MAX_SEGMENTS}",
-            prompt.segments.len()
-        ));
+        return bad(format!("{} segments; the limit is {MAX_SEGMENTS}", prompt.segments.len()));
     }
-    let mut pieces = prompt
-        .segments
-        .iter()
-        .flat_map(|segment| &segment.pieces)
-        .peekable();
+    let mut pieces = prompt.segments.iter().flat_map(|segment| &segment.pieces).peekable();
     if pieces.peek().is_none() {
         return bad("it is empty".to_owned());
     }
@@ -50,21 +38,9 @@ pub(crate) fn prompt(prompt: Prompt, context: &Context) -> Result<Prompt, Plugin
         Piece::Control(token) => Some(token),
         Piece::Text(_) => None,
     });
-    let known = |token: &str| {
-        context
-            .model
-            .control_tokens
-            .iter()
-            .any(|known| known == token)
-    };
-    if let Some(unknown) = controls
-        .chain(&prompt.stop_control)
-        .find(|token| !known(token))
-    {
-        return bad(format!(
-            "{} has no control token {unknown:?}",
-            context.model.name
-        ));
+    let known = |token: &str| context.model.control_tokens.iter().any(|known| known == token);
+    if let Some(unknown) = controls.chain(&prompt.stop_control).find(|token| !known(token)) {
+        return bad(format!("{} has no control token {unknown:?}", context.model.name));
     }
     if prompt.stop.len() + prompt.stop_control.len() > MAX_STOPS {
         return bad(format!("more than {MAX_STOPS} stops"));
@@ -86,35 +62,20 @@ pub(crate) fn prompt(prompt: Prompt, context: &Context) -> Result<Prompt, Plugin
 pub(crate) fn answer(answer: Answer, context: &Context) -> Result<Answer, PluginError> {
     let bad = |reason: String| Err(PluginError::BadAnswer(reason));
     if answer.insertions.len() > MAX_INSERTIONS {
-        return bad(format!(
-            "{} insertions; the limit is {MAX_INSERTIONS}",
-            answer.insertions.len()
-        ));
+        return bad(format!("{} insertions; the limit is {MAX_INSERTIONS}", answer.insertions.len()));
     }
     if answer.findings.len() > MAX_FINDINGS {
-        return bad(format!(
-            "{} findings; the limit is {MAX_FINDINGS}",
-            answer.findings.len()
-        ));
+        return bad(format!("{} findings; the limit is {MAX_FINDINGS}", answer.findings.len()));
     }
     let lines = context.focus.lines().count() as u64;
-    let outside = |finding: &&Finding| {
-        finding.last_line < finding.first_line || u64::from(finding.last_line) >= lines
-    };
+    let outside =
+        |finding: &&Finding| finding.last_line < finding.first_line || u64::from(finding.last_line) >= lines;
     if let Some(finding) = answer.findings.iter().find(outside) {
-        let Finding {
-            first_line,
-            last_line,
-            ..
-        } = finding;
-        return bad(format!(
-            "a finding on lines {first_line} to {last_line} of a text of {lines}"
-        ));
+        let Finding { first_line, last_line, .. } = finding;
+        return bad(format!("a finding on lines {first_line} to {last_line} of a text of {lines}"));
     }
-    if let Some(finding) = answer
-        .findings
-        .iter()
-        .find(|finding| !SEVERITIES.contains(&finding.severity.as_str()))
+    if let Some(finding) =
+        answer.findings.iter().find(|finding| !SEVERITIES.contains(&finding.severity.as_str()))
     {
         return bad(format!("unknown severity {:?}", finding.severity));
     }

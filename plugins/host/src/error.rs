@@ -95,10 +95,7 @@ impl PluginError {
     pub fn is_misbehaviour(&self) -> bool {
         !matches!(
             self,
-            Self::Returned(_)
-                | Self::ContextTooLarge { .. }
-                | Self::Sandbox(_)
-                | Self::Suspended { .. }
+            Self::Returned(_) | Self::ContextTooLarge { .. } | Self::Sandbox(_) | Self::Suspended { .. }
         )
     }
 }

@@ -79,16 +79,8 @@ impl PluginHost {
         let failed = |error: &dyn std::fmt::Display| PluginError::Sandbox(error.to_string());
         let engine = Engine::new(&config()).map_err(|error| failed(&error))?;
         let ticker = Ticker::start(engine.clone()).map_err(|error| failed(&error))?;
-        let workers =
-            Workers::start(limits.threads.max(1), THREAD_STACK).map_err(|error| failed(&error))?;
-        Ok(Arc::new(Self {
-            sandbox: Arc::new(Sandbox {
-                engine,
-                limits,
-                ticker,
-            }),
-            workers,
-        }))
+        let workers = Workers::start(limits.threads.max(1), THREAD_STACK).map_err(|error| failed(&error))?;
+        Ok(Arc::new(Self { sandbox: Arc::new(Sandbox { engine, limits, ticker }), workers }))
     }
 
     /// Compiles a plugin, checks that it keeps to the contract and asks what it is. `name` is for the
@@ -99,10 +91,7 @@ impl PluginHost {
     pub fn load(self: &Arc<Self>, name: &str, bytes: &[u8]) -> Result<Plugin, PluginError> {
         let limit = self.sandbox.limits.component_bytes;
         if bytes.len() > limit {
-            return Err(PluginError::TooLarge {
-                bytes: bytes.len(),
-                limit,
-            });
+            return Err(PluginError::TooLarge { bytes: bytes.len(), limit });
         }
         let started = std::time::Instant::now();
         let component = compile(&self.sandbox.engine, bytes)?;
@@ -135,12 +124,7 @@ impl Sandbox {
         call: impl FnOnce(&mut Store<Guard>) -> wasmtime::Result<T>,
     ) -> Result<T, PluginError> {
         let _ticking = self.ticker.run();
-        let mut store = Store::new(
-            &self.engine,
-            Guard {
-                memory_bytes: self.limits.memory_bytes,
-            },
-        );
+        let mut store = Store::new(&self.engine, Guard { memory_bytes: self.limits.memory_bytes });
         store.limiter(|guard| guard);
         store.set_hostcall_fuel(self.limits.output_bytes);
         // N ticks are anything from N-1 to N times the tick.
@@ -152,24 +136,15 @@ impl Sandbox {
     /// The error of a call in our words. The text of wasmtime's errors is for its developers.
     fn explain(&self, error: &wasmtime::Error) -> PluginError {
         if error.downcast_ref::<MemoryDenied>().is_some() {
-            return PluginError::OutOfMemory {
-                limit: self.limits.memory_bytes,
-            };
+            return PluginError::OutOfMemory { limit: self.limits.memory_bytes };
         }
         match error.downcast_ref::<wasmtime::Trap>() {
-            Some(wasmtime::Trap::Interrupt) => PluginError::Timeout {
-                budget: self.limits.deadline,
-            },
+            Some(wasmtime::Trap::Interrupt) => PluginError::Timeout { budget: self.limits.deadline },
             Some(wasmtime::Trap::StackOverflow) => PluginError::StackOverflow,
-            Some(trap) => PluginError::Trap {
-                reason: trap.to_string(),
-                backtrace: backtrace(error),
-            },
+            Some(trap) => PluginError::Trap { reason: trap.to_string(), backtrace: backtrace(error) },
             // wasmtime has no type for this one; the hostile guest of the tests notices a new wording.
             None if format!("{error:#}").contains("too much data is being copied") => {
-                PluginError::OutputTooLarge {
-                    limit: self.limits.output_bytes,
-                }
+                PluginError::OutputTooLarge { limit: self.limits.output_bytes }
             }
             None => PluginError::Malformed(format!("{error:#}")),
         }
@@ -221,23 +196,14 @@ fn compile(engine: &Engine, bytes: &[u8]) -> Result<Component, PluginError> {
 
 fn refuse_imports(engine: &Engine, component: &Component) -> Result<(), PluginError> {
     let kind = component.component_type();
-    let imports: Vec<String> = kind
-        .imports(engine)
-        .map(|(name, _)| name.to_owned())
-        .collect();
-    if imports.is_empty() {
-        Ok(())
-    } else {
-        Err(PluginError::MissingImport(imports))
-    }
+    let imports: Vec<String> = kind.imports(engine).map(|(name, _)| name.to_owned()).collect();
+    if imports.is_empty() { Ok(()) } else { Err(PluginError::MissingImport(imports)) }
 }
 
 fn check_version(engine: &Engine, component: &Component) -> Result<(), PluginError> {
     let kind = component.component_type();
     let exports: Vec<&str> = kind.exports(engine).map(|(name, _)| name).collect();
-    let spoken = exports
-        .iter()
-        .filter_map(|name| name.strip_prefix(INTERFACE)?.strip_prefix('@'));
+    let spoken = exports.iter().filter_map(|name| name.strip_prefix(INTERFACE)?.strip_prefix('@'));
     let mut others = Vec::new();
     for version in spoken {
         if parse_version(version) == Some(VERSION) {
@@ -245,13 +211,11 @@ fn check_version(engine: &Engine, component: &Component) -> Result<(), PluginErr
         }
         others.push(format!("{INTERFACE}@{version}"));
     }
-    Err(incompatible(
-        match (others.is_empty(), exports.is_empty()) {
-            (false, _) => others.join(", "),
-            (true, false) => format!("another contract ({})", exports.join(", ")),
-            (true, true) => "no contract at all: it exports nothing".to_owned(),
-        },
-    ))
+    Err(incompatible(match (others.is_empty(), exports.is_empty()) {
+        (false, _) => others.join(", "),
+        (true, false) => format!("another contract ({})", exports.join(", ")),
+        (true, true) => "no contract at all: it exports nothing".to_owned(),
+    }))
 }
 
 /// Major and minor.
@@ -261,10 +225,7 @@ fn parse_version(version: &str) -> Option<(u64, u64)> {
 }
 
 fn incompatible(have: String) -> PluginError {
-    PluginError::Incompatible {
-        wanted: format!("{INTERFACE}@{}.{}", VERSION.0, VERSION.1),
-        have,
-    }
+    PluginError::Incompatible { wanted: format!("{INTERFACE}@{}.{}", VERSION.0, VERSION.1), have }
 }
 
 fn backtrace(error: &wasmtime::Error) -> String {
@@ -272,12 +233,7 @@ fn backtrace(error: &wasmtime::Error) -> String {
         return String::new();
     };
     let frame = |frame: &wasmtime::FrameInfo| frame.func_name().unwrap_or("(unnamed)").to_owned();
-    backtrace
-        .frames()
-        .iter()
-        .map(frame)
-        .collect::<Vec<_>>()
-        .join("\n")
+    backtrace.frames().iter().map(frame).collect::<Vec<_>>().join("\n")
 }
 
 /// Holds a call to its memory.
@@ -300,11 +256,7 @@ impl ResourceLimiter for Guard {
         _maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
         // An error, not a refusal: a refused guest aborts, and that would look like any other crash.
-        if desired > self.memory_bytes {
-            Err(wasmtime::Error::new(MemoryDenied))
-        } else {
-            Ok(true)
-        }
+        if desired > self.memory_bytes { Err(wasmtime::Error::new(MemoryDenied)) } else { Ok(true) }
     }
 
     fn table_growing(
@@ -313,11 +265,7 @@ impl ResourceLimiter for Guard {
         desired: usize,
         _maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        if desired > TABLE_ELEMENTS {
-            Err(wasmtime::Error::new(MemoryDenied))
-        } else {
-            Ok(true)
-        }
+        if desired > TABLE_ELEMENTS { Err(wasmtime::Error::new(MemoryDenied)) } else { Ok(true) }
     }
 
     fn instances(&self) -> usize {

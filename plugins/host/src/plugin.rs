@@ -51,16 +51,8 @@ impl Plugin {
         });
         let info = answer.recv().unwrap_or_else(|_| Err(lost()))?;
         check::info(&info)?;
-        let shared = Shared {
-            name: name.to_owned(),
-            info,
-            pre,
-            standing: Mutex::default(),
-        };
-        Ok(Self {
-            host,
-            shared: Arc::new(shared),
-        })
+        let shared = Shared { name: name.to_owned(), info, pre, standing: Mutex::default() };
+        Ok(Self { host, shared: Arc::new(shared) })
     }
 
     /// The name it was loaded under.
@@ -86,12 +78,8 @@ impl Plugin {
     pub async fn build(&self, context: Context) -> Result<Prompt, PluginError> {
         let input_bytes = check::context_bytes(&context);
         self.call(input_bytes, move |plugin, store| {
-            let prompt = plugin
-                .redstart_prompt_plugin()
-                .call_build(store, &context)?;
-            Ok(prompt
-                .map_err(PluginError::Returned)
-                .and_then(|prompt| check::prompt(prompt, &context)))
+            let prompt = plugin.redstart_prompt_plugin().call_build(store, &context)?;
+            Ok(prompt.map_err(PluginError::Returned).and_then(|prompt| check::prompt(prompt, &context)))
         })
         .await
     }
@@ -103,12 +91,8 @@ impl Plugin {
     pub async fn finish(&self, context: Context, raw: String) -> Result<Answer, PluginError> {
         let input_bytes = check::context_bytes(&context) + raw.len();
         self.call(input_bytes, move |plugin, store| {
-            let answer = plugin
-                .redstart_prompt_plugin()
-                .call_finish(store, &context, &raw)?;
-            Ok(answer
-                .map_err(PluginError::Returned)
-                .and_then(|answer| check::answer(answer, &context)))
+            let answer = plugin.redstart_prompt_plugin().call_finish(store, &context, &raw)?;
+            Ok(answer.map_err(PluginError::Returned).and_then(|answer| check::answer(answer, &context)))
         })
         .await
     }
@@ -116,10 +100,8 @@ impl Plugin {
     /// Why the plugin is not called any more, if it is not.
     pub fn suspended(&self) -> Option<PluginError> {
         let standing = self.standing();
-        (standing.failures >= self.host.limits().failures).then(|| PluginError::Suspended {
-            failures: standing.failures,
-            last: standing.last.clone(),
-        })
+        (standing.failures >= self.host.limits().failures)
+            .then(|| PluginError::Suspended { failures: standing.failures, last: standing.last.clone() })
     }
 
     /// Gives a suspended plugin another chance.
@@ -139,10 +121,7 @@ impl Plugin {
         }
         let limit = self.host.limits().input_bytes;
         if input_bytes > limit {
-            return Err(PluginError::ContextTooLarge {
-                bytes: input_bytes,
-                limit,
-            });
+            return Err(PluginError::ContextTooLarge { bytes: input_bytes, limit });
         }
         let (reply, answer) = oneshot::channel();
         let shared = self.shared.clone();
@@ -150,9 +129,7 @@ impl Plugin {
             if reply.is_closed() {
                 return;
             }
-            let result = sandbox
-                .enter(|store| call(shared.pre.instantiate(&mut *store)?, store))
-                .flatten();
+            let result = sandbox.enter(|store| call(shared.pre.instantiate(&mut *store)?, store)).flatten();
             // The standing is kept here, where it does not depend on someone still waiting.
             shared.note(&result);
             let _ = reply.send(result);

@@ -40,10 +40,7 @@ impl Ticker {
         let thread = std::thread::Builder::new()
             .name("redstart-plugin-clock".to_owned())
             .spawn(move || tick(&engine, &of_thread))?;
-        Ok(Self {
-            shared,
-            thread: Some(thread),
-        })
+        Ok(Self { shared, thread: Some(thread) })
     }
 
     /// Makes the clock run until the result is dropped.
@@ -82,10 +79,7 @@ fn tick(engine: &Engine, shared: &Shared) {
     let mut state = shared.state();
     while !state.stopped {
         if state.calls == 0 {
-            state = shared
-                .changed
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
+            state = shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
             continue;
         }
         drop(state);

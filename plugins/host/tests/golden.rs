@@ -15,14 +15,12 @@ async fn matches(case: &str, plugin: &str, context: Context, raw: &str) {
     let prompt = plugin.build(context.clone()).await.unwrap();
     let answer = plugin.finish(context, raw.to_owned()).await.unwrap();
     let actual = format!("{prompt:#?}\n\n{answer:#?}\n");
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../guests/golden")
-        .join(format!("{case}.txt"));
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../guests/golden").join(format!("{case}.txt"));
     if std::env::var_os("REDSTART_UPDATE_GOLDEN").is_some() {
         std::fs::write(&path, &actual).unwrap();
     }
-    let expected = std::fs::read_to_string(&path)
-        .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let expected =
+        std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     assert_eq!(
         actual,
         expected.replace("\r\n", "\n"),
@@ -32,37 +30,20 @@ async fn matches(case: &str, plugin: &str, context: Context, raw: &str) {
 
 #[tokio::test]
 async fn complete_suffix_first() {
-    matches(
-        "complete-suffix-first",
-        "complete",
-        completion("suffix-first"),
-        "th.pi * radius ** 2  \n\n",
-    )
-    .await;
+    matches("complete-suffix-first", "complete", completion("suffix-first"), "th.pi * radius ** 2  \n\n")
+        .await;
 }
 
 #[tokio::test]
 async fn complete_line_last() {
-    matches(
-        "complete-line-last",
-        "complete",
-        completion("line-last"),
-        "th.pi<|endoftext|>",
-    )
-    .await;
+    matches("complete-line-last", "complete", completion("line-last"), "th.pi<|endoftext|>").await;
 }
 
 #[tokio::test]
 async fn complete_block() {
     let mut context = completion("prefix-first");
     context.single_line = false;
-    matches(
-        "complete-block",
-        "complete",
-        context,
-        "th.pi\n\n\ndef f():\n    pass\n",
-    )
-    .await;
+    matches("complete-block", "complete", context, "th.pi\n\n\ndef f():\n    pass\n").await;
 }
 
 #[tokio::test]

@@ -15,18 +15,11 @@ fn host() -> Arc<PluginHost> {
 
 /// Never suspended, so that one plugin can go through many failures.
 fn patient_host() -> Arc<PluginHost> {
-    PluginHost::new(Limits {
-        failures: u32::MAX,
-        ..Limits::default()
-    })
-    .unwrap()
+    PluginHost::new(Limits { failures: u32::MAX, ..Limits::default() }).unwrap()
 }
 
 fn mode(name: &str) -> Context {
-    Context {
-        path: name.into(),
-        ..completion("line-last")
-    }
+    Context { path: name.into(), ..completion("line-last") }
 }
 
 async fn build(plugin: &Plugin, name: &str) -> Result<Prompt, PluginError> {
@@ -44,10 +37,9 @@ fn component(wat: &str) -> Vec<u8> {
 #[tokio::test]
 async fn each_misdeed_has_its_error_and_the_next_call_is_served() {
     let plugin = patient_host().load("hostile", &guest("hostile")).unwrap();
-    for name in [
-        "spin", "grow", "recurse", "trap", "flood", "big", "many", "control", "tokens", "empty",
-        "refuse",
-    ] {
+    for name in
+        ["spin", "grow", "recurse", "trap", "flood", "big", "many", "control", "tokens", "empty", "refuse"]
+    {
         let error = build(&plugin, name).await.unwrap_err();
         let expected = match name {
             "spin" => matches!(error, PluginError::Timeout { .. }),
@@ -66,24 +58,11 @@ async fn each_misdeed_has_its_error_and_the_next_call_is_served() {
         assert!(expected, "{name}: {error:?}");
         assert!(build(&plugin, "good").await.is_ok(), "after {name}");
     }
-    let lines = plugin
-        .finish(mode("lines"), String::new())
-        .await
-        .unwrap_err();
+    let lines = plugin.finish(mode("lines"), String::new()).await.unwrap_err();
     assert!(matches!(lines, PluginError::BadAnswer(_)), "{lines:?}");
-    let spin = plugin
-        .finish(mode("spin"), String::new())
-        .await
-        .unwrap_err();
+    let spin = plugin.finish(mode("spin"), String::new()).await.unwrap_err();
     assert!(matches!(spin, PluginError::Timeout { .. }), "{spin:?}");
-    assert_eq!(
-        plugin
-            .finish(mode("good"), "raw".into())
-            .await
-            .unwrap()
-            .insertions,
-        ["raw"]
-    );
+    assert_eq!(plugin.finish(mode("good"), "raw".into()).await.unwrap().insertions, ["raw"]);
 }
 
 /// The clock sleeps between calls; a deadline must hold after it slept, and with others running.
@@ -95,10 +74,7 @@ async fn the_clock_runs_whenever_a_call_does() {
         let (first, second) = tokio::join!(build(&plugin, "spin"), build(&plugin, "spin"));
         assert!(matches!(
             (first, second),
-            (
-                Err(PluginError::Timeout { .. }),
-                Err(PluginError::Timeout { .. })
-            )
+            (Err(PluginError::Timeout { .. }), Err(PluginError::Timeout { .. }))
         ));
     }
 }
@@ -128,10 +104,9 @@ async fn a_call_given_up_neither_blocks_nor_harms() {
         let call = build(&plugin, "spin");
         drop(call);
         let mut call = Box::pin(build(&plugin, "spin"));
-        let _ = std::future::poll_fn(|context| {
-            std::task::Poll::Ready(call.as_mut().poll(context).is_pending())
-        })
-        .await;
+        let _ =
+            std::future::poll_fn(|context| std::task::Poll::Ready(call.as_mut().poll(context).is_pending()))
+                .await;
     }
     assert!(build(&plugin, "good").await.is_ok());
 }
@@ -142,10 +117,7 @@ async fn an_oversized_context_is_refused_before_it_is_copied() {
     let mut context = mode("good");
     context.prefix = "x".repeat(3 << 20);
     let error = plugin.build(context).await.unwrap_err();
-    assert!(
-        matches!(error, PluginError::ContextTooLarge { .. }),
-        "{error:?}"
-    );
+    assert!(matches!(error, PluginError::ContextTooLarge { .. }), "{error:?}");
     // A large one that is allowed comes back whole.
     let mut context = mode("good");
     context.prefix = "x".repeat(1 << 20);
@@ -160,45 +132,25 @@ fn files_that_are_no_component() {
         ("text", b"fn main() {}".to_vec(), "does not start"),
         (
             "random",
-            (0..5000u32)
-                .map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8)
-                .collect(),
+            (0..5000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect(),
             "does not start",
         ),
-        (
-            "core module",
-            component("(module (func (export \"build\")))"),
-            "core module",
-        ),
+        ("core module", component("(module (func (export \"build\")))"), "core module"),
         ("header alone", good[..8].to_vec(), ""),
         ("truncated", good[..good.len() / 2].to_vec(), ""),
-        (
-            "other version",
-            [b"\0asm".as_slice(), &[9, 9, 9, 9]].concat(),
-            "version",
-        ),
+        ("other version", [b"\0asm".as_slice(), &[9, 9, 9, 9]].concat(), "version"),
     ] {
         let error = load_error(&bytes);
         match what {
-            "header alone" => assert!(
-                matches!(error, PluginError::Incompatible { .. }),
-                "{what}: {error:?}"
-            ),
+            "header alone" => assert!(matches!(error, PluginError::Incompatible { .. }), "{what}: {error:?}"),
             _ => assert!(
                 matches!(&error, PluginError::NotAComponent(why) if why.contains(says)),
                 "{what}: {error:?}"
             ),
         }
     }
-    let host = PluginHost::new(Limits {
-        component_bytes: 100,
-        ..Limits::default()
-    })
-    .unwrap();
-    assert!(matches!(
-        host.load("test", &good).err(),
-        Some(PluginError::TooLarge { limit: 100, .. })
-    ));
+    let host = PluginHost::new(Limits { component_bytes: 100, ..Limits::default() }).unwrap();
+    assert!(matches!(host.load("test", &good).err(), Some(PluginError::TooLarge { limit: 100, .. })));
 }
 
 /// Flips bytes all over a good file: whatever loads must not end the process.
@@ -221,20 +173,14 @@ fn imports_are_refused_by_name() {
     let error = load_error(&component(
         "(component (import \"wasi:cli/environment@0.2.6\" (instance)) (import \"wasi:io/poll@0.2.6\" (instance)))",
     ));
-    let expected = [
-        "wasi:cli/environment@0.2.6".to_owned(),
-        "wasi:io/poll@0.2.6".to_owned(),
-    ];
+    let expected = ["wasi:cli/environment@0.2.6".to_owned(), "wasi:io/poll@0.2.6".to_owned()];
     assert_eq!(error, PluginError::MissingImport(expected.to_vec()));
     assert!(error.to_string().contains("wasi:io/poll"), "{error}");
 }
 
 /// The good guest with another version written into it.
 fn of_version(version: &str) -> Vec<u8> {
-    let (from, to) = (
-        b"redstart:prompt/plugin@0.1.0",
-        format!("redstart:prompt/plugin@{version}"),
-    );
+    let (from, to) = (b"redstart:prompt/plugin@0.1.0", format!("redstart:prompt/plugin@{version}"));
     let mut bytes = guest("hostile");
     while let Some(at) = bytes.windows(from.len()).position(|window| window == from) {
         bytes[at..at + from.len()].copy_from_slice(to.as_bytes());
@@ -256,31 +202,21 @@ async fn versions() {
     let other = load_error(&component(
         "(component (component $c) (instance $i (instantiate $c)) (export \"demo:other/thing@1.0.0\" (instance $i)))",
     ));
-    assert!(
-        other.to_string().contains("demo:other/thing@1.0.0"),
-        "{other}"
-    );
+    assert!(other.to_string().contains("demo:other/thing@1.0.0"), "{other}");
     let hollow = load_error(&component(
         "(component (component $c) (instance $i (instantiate $c)) (export \"redstart:prompt/plugin@0.1.0\" (instance $i)))",
     ));
-    assert!(
-        matches!(hollow, PluginError::Incompatible { .. }),
-        "{hollow:?}"
-    );
+    assert!(matches!(hollow, PluginError::Incompatible { .. }), "{hollow:?}");
 }
 
 #[test]
 fn the_host_can_go_while_calls_run() {
     let plugin = patient_host().load("hostile", &guest("hostile")).unwrap();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .build()
-        .unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     runtime.block_on(async {
         let mut call = Box::pin(build(&plugin, "spin"));
-        std::future::poll_fn(|context| {
-            std::task::Poll::Ready(call.as_mut().poll(context).is_pending())
-        })
-        .await;
+        std::future::poll_fn(|context| std::task::Poll::Ready(call.as_mut().poll(context).is_pending()))
+            .await;
     });
     drop(plugin);
 }
@@ -294,16 +230,12 @@ async fn cost_of_a_call() {
     let complete = host.load("complete", shipped::COMPLETE).unwrap();
     let load_complete = started.elapsed();
     let review_plugin = host.load("review", shipped::REVIEW).unwrap();
-    eprintln!(
-        "load: complete {load_complete:?}, review {:?}",
-        started.elapsed() - load_complete
-    );
+    eprintln!("load: complete {load_complete:?}, review {:?}", started.elapsed() - load_complete);
     let mut context = completion("line-last");
     context.prefix = "    value = compute(value)\n".repeat(400);
-    for (plugin, context, raw) in [
-        (complete, context, "x = 1"),
-        (review_plugin, review(), "{\"line\": 1, \"message\": \"m\"}"),
-    ] {
+    for (plugin, context, raw) in
+        [(complete, context, "x = 1"), (review_plugin, review(), "{\"line\": 1, \"message\": \"m\"}")]
+    {
         let mut times: Vec<Duration> = Vec::new();
         for _ in 0..1000 {
             let context = context.clone();
@@ -313,11 +245,6 @@ async fn cost_of_a_call() {
             times.push(started.elapsed());
         }
         times.sort();
-        eprintln!(
-            "{}: build + finish p50 {:?}, p99 {:?}",
-            plugin.name(),
-            times[500],
-            times[990]
-        );
+        eprintln!("{}: build + finish p50 {:?}, p99 {:?}", plugin.name(), times[500], times[990]);
     }
 }

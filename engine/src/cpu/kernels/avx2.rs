@@ -1,10 +1,15 @@
 //! AVX2 with FMA and F16C: a tile is two registers of eight outputs.
 
+#![expect(
+    clippy::needless_range_loop,
+    reason = "constant-length loops over register arrays; several arrays share each index"
+)]
+
 use std::arch::x86_64::*;
 
 use super::{
-    DenseFormat, DenseTile, FloatRows, Int4Tile, KvBlock, LINE_BYTES, LINE_INPUTS, QuantizedRows, SoftmaxState, TILE,
-    Table, exp, portable,
+    DIGITS, DenseFormat, DenseTile, FloatRows, Int4Tile, KvBlock, LINE_BYTES, LINE_INPUTS, LOW_DIGIT_BITS,
+    QuantizedRows, SoftmaxState, TILE, Table, exp, portable,
 };
 
 pub(super) static TABLE: Table = Table {
@@ -26,30 +31,35 @@ const LANES: usize = 8;
 const INPUTS_PER_WIDENING: usize = 32;
 
 #[target_feature(enable = "avx2,fma,f16c")]
-fn quantize_row(x: &[f32], group_size: usize, values: &mut [i8], scales: &mut [f32], sums: &mut [i32]) {
+fn quantize_row(x: &[f32], group_size: usize, digits: &mut [i8], scales: &mut [f32], sums: &mut [i32]) {
     let magnitude = _mm256_set1_epi32(0x7fff_ffff);
     for (g, group) in x.chunks_exact(group_size).enumerate() {
-        let values = &mut values[g * group_size..][..group_size];
+        let digits = &mut digits[g * group_size * DIGITS..][..group_size * DIGITS];
         let mut largest = _mm256_setzero_si256();
         for chunk in group.chunks_exact(LANES) {
-            largest = _mm256_max_epu32(largest, _mm256_and_si256(_mm256_castps_si256(load(chunk)), magnitude));
+            largest =
+                _mm256_max_epu32(largest, _mm256_and_si256(_mm256_castps_si256(load(chunk)), magnitude));
         }
         let largest = to_ints(largest).into_iter().max().unwrap_or(0);
         let Some((scale, inverse)) = portable::group_scale(f32::from_bits(largest as u32)) else {
-            values.fill(0);
+            digits.fill(0);
             scales[g] = f32::NAN;
             sums[g] = 0;
             continue;
         };
         let inverse = _mm256_set1_ps(inverse);
         let mut sum = _mm256_setzero_si256();
-        for (chunk, values) in group.chunks_exact(LANES).zip(values.chunks_exact_mut(LANES)) {
+        for (chunk, digits) in group.chunks_exact(LANES).zip(digits.chunks_exact_mut(DIGITS * LANES)) {
             // The default rounding of the conversion is to nearest, ties to even.
             let rounded = _mm256_cvtps_epi32(_mm256_mul_ps(load(chunk), inverse));
             sum = _mm256_add_epi32(sum, rounded);
-            let halves = _mm_packs_epi32(_mm256_castsi256_si128(rounded), _mm256_extracti128_si256::<1>(rounded));
-            // SAFETY: `values` has LANES bytes, and the store writes eight.
-            unsafe { _mm_storel_epi64(values.as_mut_ptr().cast(), _mm_packs_epi16(halves, halves)) };
+            let half = _mm256_set1_epi32(1 << (LOW_DIGIT_BITS - 1));
+            let high = _mm256_srai_epi32::<{ LOW_DIGIT_BITS as i32 }>(_mm256_add_epi32(rounded, half));
+            let low = _mm256_sub_epi32(rounded, _mm256_slli_epi32::<{ LOW_DIGIT_BITS as i32 }>(high));
+            // SAFETY: `digits` has 16 bytes.
+            unsafe {
+                _mm_storeu_si128(digits.as_mut_ptr().cast(), _mm_packs_epi16(narrow(high), narrow(low)))
+            };
         }
         scales[g] = scale;
         sums[g] = to_ints(sum).into_iter().sum();
@@ -61,11 +71,16 @@ fn int4_dot_i8(tile: &Int4Tile<'_>, x: &QuantizedRows<'_>, first_row: usize, out
     // One row streams whole lines; several rows take one half of the tile at a time, so that all their
     // sums stay in registers.
     in_row_blocks!(tile, x, first_row, out;
-        4 => int4_i8_halves::<4>, 2 => int4_i8_halves::<2>, 1 => int4_i8_line);
+        2 => int4_i8_halves::<2>, 1 => int4_i8_line);
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-fn int4_i8_halves<const ROWS: usize>(tile: &Int4Tile<'_>, x: &QuantizedRows<'_>, row: usize, out: &mut [[f32; TILE]]) {
+fn int4_i8_halves<const ROWS: usize>(
+    tile: &Int4Tile<'_>,
+    x: &QuantizedRows<'_>,
+    row: usize,
+    out: &mut [[f32; TILE]],
+) {
     int4_i8_block::<ROWS, 1>(tile, x, row, 0, out);
     int4_i8_block::<ROWS, 1>(tile, x, row, 1, out);
 }
@@ -85,16 +100,17 @@ fn int4_i8_block<const ROWS: usize, const HALVES: usize>(
     out: &mut [[f32; TILE]],
 ) {
     let groups = tile.groups();
-    let rows: [&[i8]; ROWS] = std::array::from_fn(|t| &x.values[(row + t) * x.width..][..x.width]);
+    let rows: [&[i8]; ROWS] =
+        std::array::from_fn(|t| &x.digits[(row + t) * x.width * DIGITS..][..x.width * DIGITS]);
     let low_nibbles = _mm256_set1_epi8(15);
-    let ones = _mm256_set1_epi16(1);
+    let place_values = [_mm256_set1_epi16(1 << LOW_DIGIT_BITS), _mm256_set1_epi16(1)];
     let mut totals = [[_mm256_setzero_ps(); HALVES]; ROWS];
     for g in 0..groups {
         let mut sums = [[_mm256_setzero_si256(); HALVES]; ROWS];
         let lines = &tile.weights[g * tile.group_size * 8..][..tile.group_size * 8];
         for (part, lines) in lines.chunks_exact(INPUTS_PER_WIDENING / LINE_INPUTS * LINE_BYTES).enumerate() {
             let input = g * tile.group_size + part * INPUTS_PER_WIDENING;
-            let mut narrow = [[_mm256_setzero_si256(); HALVES]; ROWS];
+            let mut narrow = [[[_mm256_setzero_si256(); DIGITS]; HALVES]; ROWS];
             for l in 0..INPUTS_PER_WIDENING / LINE_INPUTS {
                 for h in 0..HALVES {
                     // SAFETY: the line is inside `lines`, and a half is 32 bytes of it.
@@ -105,31 +121,40 @@ fn int4_i8_block<const ROWS: usize, const HALVES: usize>(
                     let low = _mm256_and_si256(line, low_nibbles);
                     let high = _mm256_and_si256(_mm256_srli_epi16::<4>(line), low_nibbles);
                     for t in 0..ROWS {
-                        // SAFETY: `input + 32 <= x.width`: the part lies inside group `g`.
-                        let (x_low, x_high) = unsafe {
-                            let at = rows[t].as_ptr().add(input + l * LINE_INPUTS).cast::<i32>();
-                            (at.read_unaligned(), at.add(1).read_unaligned())
-                        };
-                        let low = _mm256_maddubs_epi16(low, _mm256_set1_epi32(x_low));
-                        let high = _mm256_maddubs_epi16(high, _mm256_set1_epi32(x_high));
-                        narrow[t][h] = _mm256_add_epi16(narrow[t][h], _mm256_add_epi16(low, high));
+                        for digit in 0..DIGITS {
+                            // SAFETY: `input + 32 <= x.width`: the part lies inside group `g`; 8 of its digits.
+                            let (x_low, x_high) = unsafe {
+                                let at = (input + l * LINE_INPUTS) * DIGITS + digit * LINE_INPUTS;
+                                let at = rows[t].as_ptr().add(at).cast::<i32>();
+                                (at.read_unaligned(), at.add(1).read_unaligned())
+                            };
+                            let low = _mm256_maddubs_epi16(low, _mm256_set1_epi32(x_low));
+                            let high = _mm256_maddubs_epi16(high, _mm256_set1_epi32(x_high));
+                            let sum = &mut narrow[t][h][digit];
+                            *sum = _mm256_add_epi16(*sum, _mm256_add_epi16(low, high));
+                        }
                     }
                 }
             }
             for t in 0..ROWS {
                 for h in 0..HALVES {
-                    sums[t][h] = _mm256_add_epi32(sums[t][h], _mm256_madd_epi16(narrow[t][h], ones));
+                    for digit in 0..DIGITS {
+                        let wide = _mm256_madd_epi16(narrow[t][h][digit], place_values[digit]);
+                        sums[t][h] = _mm256_add_epi32(sums[t][h], wide);
+                    }
                 }
             }
         }
         for h in 0..HALVES {
             let (scale, zero) = group_constants(tile, g, first_half + h);
+            // The zero point as an integer again: exact, and cheap once per group.
+            let zero = _mm256_cvtps_epi32(zero);
             for t in 0..ROWS {
                 let (x_scale, x_sum) = (x.scales[(row + t) * groups + g], x.sums[(row + t) * groups + g]);
-                // All three are whole numbers below 2^24, so this is exact in floats.
-                let centred = _mm256_fnmadd_ps(zero, _mm256_set1_ps(x_sum as f32), _mm256_cvtepi32_ps(sums[t][h]));
+                let centred =
+                    _mm256_sub_epi32(sums[t][h], _mm256_mullo_epi32(zero, _mm256_set1_epi32(x_sum)));
                 let scale = _mm256_mul_ps(scale, _mm256_set1_ps(x_scale));
-                totals[t][h] = _mm256_fmadd_ps(scale, centred, totals[t][h]);
+                totals[t][h] = _mm256_fmadd_ps(scale, _mm256_cvtepi32_ps(centred), totals[t][h]);
             }
         }
     }
@@ -161,7 +186,12 @@ fn int4_dot_f32(tile: &Int4Tile<'_>, x: &FloatRows<'_>, first_row: usize, out: &
 
 /// `ROWS` tokens over one tile, four sums per token and half whatever `ROWS` is.
 #[target_feature(enable = "avx2,fma,f16c")]
-fn int4_f32_block<const ROWS: usize>(tile: &Int4Tile<'_>, x: &FloatRows<'_>, row: usize, out: &mut [[f32; TILE]]) {
+fn int4_f32_block<const ROWS: usize>(
+    tile: &Int4Tile<'_>,
+    x: &FloatRows<'_>,
+    row: usize,
+    out: &mut [[f32; TILE]],
+) {
     let rows: [&[f32]; ROWS] = std::array::from_fn(|t| &x.values[(row + t) * x.width..][..x.width]);
     let nibble = _mm256_set1_epi32(15);
     for half in 0..2 {
@@ -387,6 +417,13 @@ fn exp(x: __m256) -> __m256 {
 #[target_feature(enable = "avx2,fma,f16c")]
 fn add4(sums: [__m256; 4]) -> __m256 {
     _mm256_add_ps(_mm256_add_ps(sums[0], sums[1]), _mm256_add_ps(sums[2], sums[3]))
+}
+
+/// Eight 32-bit integers to 16 bits.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn narrow(value: __m256i) -> __m128i {
+    _mm_packs_epi32(_mm256_castsi256_si128(value), _mm256_extracti128_si256::<1>(value))
 }
 
 #[inline]

@@ -1,10 +1,15 @@
 //! AVX-512 with VNNI: one tile is one register, four products and their sum one instruction.
 
+#![expect(
+    clippy::needless_range_loop,
+    reason = "constant-length loops over register arrays; several arrays share each index"
+)]
+
 use std::arch::x86_64::*;
 
 use super::{
-    DenseFormat, DenseTile, FloatRows, Int4Tile, KvBlock, LINE_BYTES, LINE_INPUTS, QuantizedRows, SoftmaxState, TILE,
-    Table, exp, portable,
+    DIGITS, DenseFormat, DenseTile, FloatRows, Int4Tile, KvBlock, LINE_BYTES, LINE_INPUTS, LOW_DIGIT_BITS,
+    QuantizedRows, SoftmaxState, TILE, Table, exp, portable,
 };
 
 pub(super) static TABLE: Table = Table {
@@ -19,29 +24,38 @@ pub(super) static TABLE: Table = Table {
 };
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
-fn quantize_row(x: &[f32], group_size: usize, values: &mut [i8], scales: &mut [f32], sums: &mut [i32]) {
+fn quantize_row(x: &[f32], group_size: usize, digits: &mut [i8], scales: &mut [f32], sums: &mut [i32]) {
     let magnitude = _mm512_set1_epi32(0x7fff_ffff);
     for (g, group) in x.chunks_exact(group_size).enumerate() {
-        let values = &mut values[g * group_size..][..group_size];
+        let digits = &mut digits[g * group_size * DIGITS..][..group_size * DIGITS];
         let mut largest = _mm512_setzero_si512();
         for chunk in group.chunks_exact(TILE) {
-            largest = _mm512_max_epu32(largest, _mm512_and_si512(_mm512_castps_si512(load(chunk)), magnitude));
+            largest =
+                _mm512_max_epu32(largest, _mm512_and_si512(_mm512_castps_si512(load(chunk)), magnitude));
         }
         let largest = f32::from_bits(_mm512_reduce_max_epu32(largest));
         let Some((scale, inverse)) = portable::group_scale(largest) else {
-            values.fill(0);
+            digits.fill(0);
             scales[g] = f32::NAN;
             sums[g] = 0;
             continue;
         };
         let inverse = _mm512_set1_ps(inverse);
         let mut sum = _mm512_setzero_si512();
-        for (chunk, values) in group.chunks_exact(TILE).zip(values.chunks_exact_mut(TILE)) {
+        for (chunk, digits) in group.chunks_exact(TILE).zip(digits.chunks_exact_mut(DIGITS * TILE)) {
             // The default rounding of the conversion is to nearest, ties to even.
             let rounded = _mm512_cvtps_epi32(_mm512_mul_ps(load(chunk), inverse));
             sum = _mm512_add_epi32(sum, rounded);
-            // SAFETY: `values` has TILE bytes.
-            unsafe { _mm_storeu_si128(values.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(rounded)) };
+            let half = _mm512_set1_epi32(1 << (LOW_DIGIT_BITS - 1));
+            let high = _mm512_srai_epi32::<LOW_DIGIT_BITS>(_mm512_add_epi32(rounded, half));
+            let low = _mm512_sub_epi32(rounded, _mm512_slli_epi32::<LOW_DIGIT_BITS>(high));
+            let (high, low) = (_mm512_cvtepi32_epi8(high), _mm512_cvtepi32_epi8(low));
+            // SAFETY: `digits` has 2 * TILE bytes.
+            unsafe {
+                let to = digits.as_mut_ptr().cast::<__m128i>();
+                _mm_storeu_si128(to, _mm_unpacklo_epi64(high, low));
+                _mm_storeu_si128(to.add(1), _mm_unpackhi_epi64(high, low));
+            }
         }
         scales[g] = scale;
         sums[g] = _mm512_reduce_add_epi32(sum);
@@ -51,11 +65,11 @@ fn quantize_row(x: &[f32], group_size: usize, values: &mut [i8], scales: &mut [f
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
 fn int4_dot_i8(tile: &Int4Tile<'_>, x: &QuantizedRows<'_>, first_row: usize, out: &mut [[f32; TILE]]) {
     in_row_blocks!(tile, x, first_row, out;
-        8 => int4_i8_block::<8, 1>, 4 => int4_i8_block::<4, 2>, 2 => int4_i8_block::<2, 4>, 1 => int4_i8_block::<1, 4>);
+        8 => int4_i8_block::<8, 1>, 4 => int4_i8_block::<4, 2>, 2 => int4_i8_block::<2, 2>, 1 => int4_i8_block::<1, 2>);
 }
 
 /// `ROWS` tokens over one tile: each line is unpacked once for all of them. `CHAINS` independent sums
-/// per token hide the latency of the dot product; integer sums do not mind the order.
+/// per token and digit hide the latency of the dot product; integer sums do not mind the order.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
 fn int4_i8_block<const ROWS: usize, const CHAINS: usize>(
     tile: &Int4Tile<'_>,
@@ -64,42 +78,52 @@ fn int4_i8_block<const ROWS: usize, const CHAINS: usize>(
     out: &mut [[f32; TILE]],
 ) {
     let groups = tile.groups();
-    let rows: [&[i8]; ROWS] = std::array::from_fn(|t| &x.values[(row + t) * x.width..][..x.width]);
+    let rows: [&[i8]; ROWS] =
+        std::array::from_fn(|t| &x.digits[(row + t) * x.width * DIGITS..][..x.width * DIGITS]);
     let low_nibbles = _mm512_set1_epi8(15);
     let mut totals = [_mm512_setzero_ps(); ROWS];
     for g in 0..groups {
-        let mut sums = [[_mm512_setzero_si512(); CHAINS]; ROWS];
+        // Sums of the high digits and of the low ones.
+        let mut sums = [[[_mm512_setzero_si512(); CHAINS]; DIGITS]; ROWS];
         let lines = &tile.weights[g * tile.group_size * 8..][..tile.group_size * 8];
-        for (pair, lines) in lines.chunks_exact(2 * LINE_BYTES).enumerate() {
-            let input = g * tile.group_size + pair * 2 * LINE_INPUTS;
-            for half in 0..2 {
-                // SAFETY: `lines` has two lines of LINE_BYTES.
-                let line = unsafe { _mm512_loadu_si512(lines.as_ptr().add(half * LINE_BYTES).cast()) };
-                let low = _mm512_and_si512(line, low_nibbles);
-                let high = _mm512_and_si512(_mm512_srli_epi16::<4>(line), low_nibbles);
-                for t in 0..ROWS {
-                    // SAFETY: `input + 16 <= x.width`: the two lines lie inside group `g`.
-                    let (x_low, x_high) = unsafe {
-                        let at = rows[t].as_ptr().add(input + half * LINE_INPUTS).cast::<i32>();
-                        (at.read_unaligned(), at.add(1).read_unaligned())
-                    };
-                    let (a, b) = ((2 * half) % CHAINS, (2 * half + 1) % CHAINS);
-                    sums[t][a] = _mm512_dpbusd_epi32(sums[t][a], low, _mm512_set1_epi32(x_low));
-                    sums[t][b] = _mm512_dpbusd_epi32(sums[t][b], high, _mm512_set1_epi32(x_high));
+        for (l, line) in lines.chunks_exact(LINE_BYTES).enumerate() {
+            let input = g * tile.group_size + l * LINE_INPUTS;
+            // SAFETY: `line` has LINE_BYTES.
+            let line = unsafe { _mm512_loadu_si512(line.as_ptr().cast()) };
+            let nibbles = [
+                _mm512_and_si512(line, low_nibbles),
+                _mm512_and_si512(_mm512_srli_epi16::<4>(line), low_nibbles),
+            ];
+            for t in 0..ROWS {
+                for digit in 0..DIGITS {
+                    for (n, nibbles) in nibbles.into_iter().enumerate() {
+                        // SAFETY: `input + 8 <= x.width`: the line lies inside group `g`; 4 of its digits.
+                        let four = unsafe {
+                            rows[t]
+                                .as_ptr()
+                                .add(input * DIGITS + digit * LINE_INPUTS + 4 * n)
+                                .cast::<i32>()
+                                .read_unaligned()
+                        };
+                        let sum = &mut sums[t][digit][n % CHAINS];
+                        *sum = _mm512_dpbusd_epi32(*sum, nibbles, _mm512_set1_epi32(four));
+                    }
                 }
             }
         }
         let (scale, zero) = group_constants(tile, g);
+        // The zero point as an integer again: exact, and cheap once per group.
+        let zero = _mm512_cvtps_epi32(zero);
         for t in 0..ROWS {
             let (x_scale, x_sum) = (x.scales[(row + t) * groups + g], x.sums[(row + t) * groups + g]);
-            let mut dot = sums[t][0];
-            for chain in &sums[t][1..] {
-                dot = _mm512_add_epi32(dot, *chain);
-            }
-            // All three are whole numbers below 2^24, so this is exact in floats.
-            let centred = _mm512_fnmadd_ps(zero, _mm512_set1_ps(x_sum as f32), _mm512_cvtepi32_ps(dot));
+            let [high, low] = sums[t].map(|chains| match chains.as_slice() {
+                [one] => *one,
+                chains => _mm512_add_epi32(chains[0], chains[1]),
+            });
+            let dot = _mm512_add_epi32(_mm512_slli_epi32::<LOW_DIGIT_BITS>(high), low);
+            let centred = _mm512_sub_epi32(dot, _mm512_mullo_epi32(zero, _mm512_set1_epi32(x_sum)));
             let scale = _mm512_mul_ps(scale, _mm512_set1_ps(x_scale));
-            totals[t] = _mm512_fmadd_ps(scale, centred, totals[t]);
+            totals[t] = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(centred), totals[t]);
         }
     }
     for (out, total) in out.iter_mut().zip(totals) {
@@ -128,7 +152,12 @@ fn int4_dot_f32(tile: &Int4Tile<'_>, x: &FloatRows<'_>, first_row: usize, out: &
 
 /// `ROWS` tokens over one tile, four sums per token whatever `ROWS` is.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
-fn int4_f32_block<const ROWS: usize>(tile: &Int4Tile<'_>, x: &FloatRows<'_>, row: usize, out: &mut [[f32; TILE]]) {
+fn int4_f32_block<const ROWS: usize>(
+    tile: &Int4Tile<'_>,
+    x: &FloatRows<'_>,
+    row: usize,
+    out: &mut [[f32; TILE]],
+) {
     let rows: [&[f32]; ROWS] = std::array::from_fn(|t| &x.values[(row + t) * x.width..][..x.width]);
     let nibble = _mm512_set1_epi32(15);
     let mut totals = [_mm512_setzero_ps(); ROWS];

@@ -3,8 +3,8 @@
 use half::{bf16, f16};
 
 use super::{
-    DenseFormat, DenseTile, FloatRows, Int4Tile, KvBlock, LINE_BYTES, LINE_INPUTS, QuantizedRows, SMALLEST_AMAX,
-    SoftmaxState, TILE, Table, exp,
+    DIGITS, DenseFormat, DenseTile, FloatRows, Int4Tile, KvBlock, LARGEST_ROUNDED, LINE_BYTES, LINE_INPUTS,
+    LOW_DIGIT_BITS, QuantizedRows, SMALLEST_AMAX, SoftmaxState, TILE, Table, exp,
 };
 
 pub(super) static TABLE: Table = Table {
@@ -18,20 +18,32 @@ pub(super) static TABLE: Table = Table {
     silu_mul,
 };
 
-pub(super) fn quantize_row(x: &[f32], group_size: usize, values: &mut [i8], scales: &mut [f32], sums: &mut [i32]) {
+pub(super) fn quantize_row(
+    x: &[f32],
+    group_size: usize,
+    digits: &mut [i8],
+    scales: &mut [f32],
+    sums: &mut [i32],
+) {
     for (g, group) in x.chunks_exact(group_size).enumerate() {
-        let values = &mut values[g * group_size..][..group_size];
+        let digits = &mut digits[g * group_size * DIGITS..][..group_size * DIGITS];
         let Some((scale, inverse)) = group_scale(largest_magnitude(group)) else {
-            values.fill(0);
+            digits.fill(0);
             scales[g] = f32::NAN;
             sums[g] = 0;
             continue;
         };
         let mut sum = 0;
-        for (value, x) in values.iter_mut().zip(group) {
-            let rounded = (x * inverse).round_ties_even() as i32;
-            *value = rounded as i8;
-            sum += rounded;
+        for (digits, x) in digits.chunks_exact_mut(DIGITS * LINE_INPUTS).zip(group.chunks_exact(LINE_INPUTS))
+        {
+            let (high, low) = digits.split_at_mut(LINE_INPUTS);
+            for ((high, low), x) in high.iter_mut().zip(low).zip(x) {
+                let rounded = (x * inverse).round_ties_even() as i32;
+                let digit = (rounded + (1 << LOW_DIGIT_BITS) / 2) >> LOW_DIGIT_BITS;
+                *high = digit as i8;
+                *low = (rounded - (digit << LOW_DIGIT_BITS)) as i8;
+                sum += rounded;
+            }
         }
         scales[g] = scale;
         sums[g] = sum;
@@ -51,7 +63,7 @@ pub(super) fn group_scale(largest: f32) -> Option<(f32, f32)> {
     } else if largest < SMALLEST_AMAX {
         Some((0.0, 0.0))
     } else {
-        Some((largest / 127.0, 127.0 / largest))
+        Some((largest / LARGEST_ROUNDED, LARGEST_ROUNDED / largest))
     }
 }
 
@@ -59,17 +71,20 @@ fn int4_dot_i8(tile: &Int4Tile<'_>, x: &QuantizedRows<'_>, first_row: usize, out
     let groups = tile.groups();
     for (t, out) in out.iter_mut().enumerate() {
         let row = first_row + t;
-        let values = &x.values[row * x.width..][..x.width];
+        let digits = &x.digits[row * x.width * DIGITS..][..x.width * DIGITS];
         *out = [0.0; TILE];
         for g in 0..groups {
             let mut dots = [0i32; TILE];
             let lines = &tile.weights[g * tile.group_size * 8..][..tile.group_size * 8];
             for (l, line) in lines.chunks_exact(LINE_BYTES).enumerate() {
-                let values = &values[g * tile.group_size + l * LINE_INPUTS..][..LINE_INPUTS];
+                let input = g * tile.group_size + l * LINE_INPUTS;
+                let (high, low) = digits[input * DIGITS..][..LINE_INPUTS * DIGITS].split_at(LINE_INPUTS);
+                let values: [i32; LINE_INPUTS] =
+                    std::array::from_fn(|k| (i32::from(high[k]) << LOW_DIGIT_BITS) + i32::from(low[k]));
                 for (dot, word) in dots.iter_mut().zip(line.chunks_exact(4)) {
                     for j in 0..4 {
-                        *dot += i32::from(word[j] & 15) * i32::from(values[j]);
-                        *dot += i32::from(word[j] >> 4) * i32::from(values[4 + j]);
+                        *dot += i32::from(word[j] & 15) * values[j];
+                        *dot += i32::from(word[j] >> 4) * values[4 + j];
                     }
                 }
             }

@@ -11,16 +11,8 @@ pub(crate) fn finish(context: &Context, raw: &str) -> Answer {
         text = text.split('\n').next().unwrap_or_default();
     }
     let text = text.trim_end();
-    let insertions = if text.is_empty() {
-        Vec::new()
-    } else {
-        vec![text.to_owned()]
-    };
-    Answer {
-        insertions,
-        findings: Vec::new(),
-        facts: Vec::new(),
-    }
+    let insertions = if text.is_empty() { Vec::new() } else { vec![text.to_owned()] };
+    Answer { insertions, findings: Vec::new(), facts: Vec::new() }
 }
 
 /// Up to the first control token that a server spelled out instead of stopping at.

@@ -12,16 +12,8 @@ const FILE_SEP: &str = "<|file_sep|>";
 const REPO_NAME: &str = "<|repo_name|>";
 
 /// A model that writes one of these has left the middle.
-pub(crate) const STOPS: [&str; 8] = [
-    "<|endoftext|>",
-    FILE_SEP,
-    FIM_PREFIX,
-    FIM_SUFFIX,
-    FIM_MIDDLE,
-    "<|fim_pad|>",
-    REPO_NAME,
-    "<|im_end|>",
-];
+pub(crate) const STOPS: [&str; 8] =
+    ["<|endoftext|>", FILE_SEP, FIM_PREFIX, FIM_SUFFIX, FIM_MIDDLE, "<|fim_pad|>", REPO_NAME, "<|im_end|>"];
 
 /// Lines of the suffix that matter as much as the prefix: they say where the middle must arrive.
 const NEAR_SUFFIX_LINES: usize = 8;
@@ -38,10 +30,7 @@ mod weight {
 
 pub(crate) fn build(context: &Context) -> Result<Prompt, String> {
     if context.task != "complete" {
-        return Err(format!(
-            "this plugin builds prompts for `complete`, not for `{}`",
-            context.task
-        ));
+        return Err(format!("this plugin builds prompts for `complete`, not for `{}`", context.task));
     }
     require_controls(&context.model, &[FIM_PREFIX, FIM_SUFFIX, FIM_MIDDLE])
         .map_err(|missing| format!("{missing}, so it cannot complete in the middle of a file"))?;
@@ -57,14 +46,11 @@ pub(crate) fn build(context: &Context) -> Result<Prompt, String> {
             ));
         }
     }
-    let default_tokens = if context.single_line { 48 } else { 160 };
+    let wanted_tokens = if context.single_line { 48 } else { 160 };
+    let default_tokens = wanted_tokens.min(context.model.context_tokens / 4);
     Ok(Prompt {
         segments,
-        stop: if context.single_line {
-            vec!["\n".to_owned()]
-        } else {
-            Vec::new()
-        },
+        stop: if context.single_line { vec!["\n".to_owned()] } else { Vec::new() },
         stop_control: known_controls(&context.model, &STOPS),
         max_tokens: number(context, "max-tokens")?.unwrap_or(default_tokens),
         prompt_tokens: number(context, "window-tokens")?.unwrap_or(0),
@@ -83,12 +69,7 @@ fn header(context: &Context) -> Vec<Segment> {
     if let Some(repository) =
         fact(&context.facts, "repository").filter(|_| has_control(&context.model, REPO_NAME))
     {
-        segments.push(
-            segment(Stability::Workspace)
-                .control(REPO_NAME)
-                .text(repository)
-                .build(),
-        );
+        segments.push(segment(Stability::Workspace).control(REPO_NAME).text(repository).build());
     }
     if !has_control(&context.model, FILE_SEP) {
         return segments;
@@ -98,11 +79,7 @@ fn header(context: &Context) -> Vec<Segment> {
             "definition" | "similar" => weight::RELATED_SNIPPET,
             _ => weight::SNIPPET,
         };
-        let end = if snippet.text.ends_with('\n') {
-            ""
-        } else {
-            "\n"
-        };
+        let end = if snippet.text.ends_with('\n') { "" } else { "\n" };
         segments.push(
             segment(Stability::Session)
                 .control(FILE_SEP)
@@ -111,12 +88,7 @@ fn header(context: &Context) -> Vec<Segment> {
                 .build(),
         );
     }
-    segments.push(
-        segment(Stability::Document)
-            .control(FILE_SEP)
-            .text(format!("{}\n", context.path))
-            .build(),
-    );
+    segments.push(segment(Stability::Document).control(FILE_SEP).text(format!("{}\n", context.path)).build());
     segments
 }
 
@@ -156,30 +128,19 @@ fn control(stability: Stability, token: &str) -> Segment {
 }
 
 fn before_line(text: &str) -> Segment {
-    segment(Stability::Document)
-        .text(text)
-        .trim(Trim::Start, weight::PREFIX)
-        .build()
+    segment(Stability::Document).text(text).trim(Trim::Start, weight::PREFIX).build()
 }
 
 /// Trimmed only when the line alone is longer than the whole budget.
 fn current_line(stability: Stability, text: &str) -> Segment {
-    segment(stability)
-        .text(text)
-        .trim(Trim::Start, weight::CURRENT_LINE)
-        .build()
+    segment(stability).text(text).trim(Trim::Start, weight::CURRENT_LINE).build()
 }
 
 fn suffix(context: &Context, segments: &mut Vec<Segment>) {
     let (near, far) = split_lines(&context.suffix, NEAR_SUFFIX_LINES);
     for (text, weight) in [(near, weight::NEAR_SUFFIX), (far, weight::FAR_SUFFIX)] {
         if !text.is_empty() {
-            segments.push(
-                segment(Stability::Document)
-                    .text(text)
-                    .trim(Trim::End, weight)
-                    .build(),
-            );
+            segments.push(segment(Stability::Document).text(text).trim(Trim::End, weight).build());
         }
     }
 }

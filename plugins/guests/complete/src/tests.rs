@@ -76,24 +76,15 @@ fn other_files_stand_first_and_are_dropped_whole() {
 #[test]
 fn missing_tokens_are_named() {
     let mut context = context("line-last", "x", "");
-    context
-        .model
-        .control_tokens
-        .retain(|token| token != "<|fim_suffix|>" && token != "<|file_sep|>");
+    context.model.control_tokens.retain(|token| token != "<|fim_suffix|>" && token != "<|file_sep|>");
     let error = build(&context).unwrap_err();
-    assert!(
-        error.contains("<|fim_suffix|>") && !error.contains("<|file_sep|>"),
-        "{error}"
-    );
+    assert!(error.contains("<|fim_suffix|>") && !error.contains("<|file_sep|>"), "{error}");
 }
 
 #[test]
 fn facts_set_the_limits() {
     let mut context = context("suffix-first", "x", "");
-    context
-        .model
-        .facts
-        .push(("window-tokens".into(), "512".into()));
+    context.model.facts.push(("window-tokens".into(), "512".into()));
     context.model.facts.push(("max-tokens".into(), "20".into()));
     context.facts.push(("max-tokens".into(), "7".into()));
     let prompt = build(&context).unwrap();
@@ -104,11 +95,7 @@ fn facts_set_the_limits() {
 
 #[test]
 fn unknown_layout_and_task_are_refused() {
-    assert!(
-        build(&context("zigzag", "", ""))
-            .unwrap_err()
-            .contains("zigzag")
-    );
+    assert!(build(&context("zigzag", "", "")).unwrap_err().contains("zigzag"));
     let mut review = context("line-last", "", "");
     review.task = "review".into();
     assert!(build(&review).unwrap_err().contains("review"));
@@ -120,10 +107,7 @@ fn answer_is_cut_where_the_middle_ends() {
     assert_eq!(finish(&context, "x = 1  \ny = 2").insertions, ["x = 1"]);
     assert!(finish(&context, "\n  ").insertions.is_empty());
     context.single_line = false;
-    assert_eq!(
-        finish(&context, "x\r\n  y\n<|endoftext|>z").insertions,
-        ["x\n  y"]
-    );
+    assert_eq!(finish(&context, "x\r\n  y\n<|endoftext|>z").insertions, ["x\n  y"]);
 }
 
 proptest! {

@@ -1,19 +1,12 @@
 //! A plugin that misbehaves in the way the context's `path` asks for. The host's tests drive it.
 
-use redstart_plugin_sdk::{
-    Answer, Context, Finding, Info, Prompt, PromptPlugin, Stability, segment,
-};
+use redstart_plugin_sdk::{Answer, Context, Finding, Info, Prompt, PromptPlugin, Stability, segment};
 
 struct Hostile;
 
 impl PromptPlugin for Hostile {
     fn describe() -> Info {
-        Info {
-            name: "hostile".into(),
-            version: "0".into(),
-            tasks: vec!["complete".into()],
-            facts: vec![],
-        }
+        Info { name: "hostile".into(), version: "0".into(), tasks: vec!["complete".into()], facts: vec![] }
     }
 
     fn build(context: Context) -> Result<Prompt, String> {
@@ -32,11 +25,7 @@ impl PromptPlugin for Hostile {
         }
         let mut prompt = prompt(context.prefix);
         match context.path.as_str() {
-            "control" => prompt.segments.push(
-                segment(Stability::Line)
-                    .control("<|no_such_token|>")
-                    .build(),
-            ),
+            "control" => prompt.segments.push(segment(Stability::Line).control("<|no_such_token|>").build()),
             "tokens" => prompt.max_tokens = u32::MAX,
             "empty" => prompt.segments.clear(),
             _ => {}
@@ -45,11 +34,7 @@ impl PromptPlugin for Hostile {
     }
 
     fn finish(context: Context, raw: String) -> Result<Answer, String> {
-        let mut answer = Answer {
-            insertions: vec![raw],
-            findings: vec![],
-            facts: vec![],
-        };
+        let mut answer = Answer { insertions: vec![raw], findings: vec![], facts: vec![] };
         match context.path.as_str() {
             "spin" => spin(),
             "lines" => answer.findings.push(Finding {

@@ -60,9 +60,7 @@ fn balanced(text: &str) -> Option<&str> {
 }
 
 fn parse_object(text: &str) -> Option<Map<String, Value>> {
-    serde_json::from_str(text)
-        .or_else(|_| serde_json::from_str(&escape_controls(text)))
-        .ok()
+    serde_json::from_str(text).or_else(|_| serde_json::from_str(&escape_controls(text))).ok()
 }
 
 /// Escapes line breaks and tabs inside string literals, which JSON forbids and models write.
@@ -90,12 +88,7 @@ fn collect(object: &Map<String, Value>, lines: usize, findings: &mut Vec<Finding
         findings.push(finding);
         return;
     }
-    for item in object
-        .values()
-        .filter_map(Value::as_array)
-        .flatten()
-        .filter_map(Value::as_object)
-    {
+    for item in object.values().filter_map(Value::as_array).flatten().filter_map(Value::as_object) {
         findings.extend(finding(item, lines));
     }
 }
@@ -103,13 +96,9 @@ fn collect(object: &Map<String, Value>, lines: usize, findings: &mut Vec<Finding
 fn finding(object: &Map<String, Value>, lines: usize) -> Option<Finding> {
     let message = text(object, &["message", "description", "comment", "issue"])?.trim();
     let place = ["first_line", "line", "lines", "start_line", "line_number"];
-    let (first, maybe_last) = place
-        .iter()
-        .find_map(|name| line_range(object.get(*name)?))?;
-    let last = ["last_line", "end_line"]
-        .iter()
-        .find_map(|name| line_range(object.get(*name)?))
-        .map(|range| range.0);
+    let (first, maybe_last) = place.iter().find_map(|name| line_range(object.get(*name)?))?;
+    let last =
+        ["last_line", "end_line"].iter().find_map(|name| line_range(object.get(*name)?)).map(|range| range.0);
     let last = last.or(maybe_last).unwrap_or(first);
     // Lines are counted from 1 in the question. A finding about none of them is about something else.
     if message.is_empty() || first == 0 || first > lines {
@@ -134,15 +123,10 @@ fn text<'a>(object: &'a Map<String, Value>, names: &[&str]) -> Option<&'a str> {
 /// `7`, `7.0`, `"7"`, `"L7"`, `"lines 7-9"`, `[7, 9]`: a first line, and a last one where it is told.
 fn line_range(value: &Value) -> Option<(usize, Option<usize>)> {
     let mut numbers = match value {
-        Value::Number(number) => vec![
-            number
-                .as_u64()
-                .or_else(|| number.as_f64().map(|float| float as u64))?,
-        ],
-        Value::String(text) => text
-            .split(|c: char| !c.is_ascii_digit())
-            .filter_map(|digits| digits.parse().ok())
-            .collect(),
+        Value::Number(number) => vec![number.as_u64().or_else(|| number.as_f64().map(|float| float as u64))?],
+        Value::String(text) => {
+            text.split(|c: char| !c.is_ascii_digit()).filter_map(|digits| digits.parse().ok()).collect()
+        }
         Value::Array(items) => items.iter().filter_map(Value::as_u64).collect(),
         _ => return None,
     }
@@ -164,9 +148,7 @@ fn kind(word: &str) -> String {
     let word = word.trim().to_lowercase();
     let usable = !word.is_empty()
         && word.len() <= 32
-        && word
-            .chars()
-            .all(|c| c.is_alphanumeric() || c == '-' || c == '_');
+        && word.chars().all(|c| c.is_alphanumeric() || c == '-' || c == '_');
     if usable { word } else { "bug".to_owned() }
 }
 
@@ -180,17 +162,10 @@ fn replacement(text: &str) -> Option<String> {
     if lines.last().is_some_and(|line| line.trim() == "```") {
         lines.pop();
     }
-    if lines
-        .iter()
-        .all(|line| line.trim().is_empty() || line.trim() == "null")
-    {
+    if lines.iter().all(|line| line.trim().is_empty() || line.trim() == "null") {
         return None;
     }
-    if let Some(unnumbered) = lines
-        .iter()
-        .map(|line| without_number(line))
-        .collect::<Option<Vec<_>>>()
-    {
+    if let Some(unnumbered) = lines.iter().map(|line| without_number(line)).collect::<Option<Vec<_>>>() {
         lines = unnumbered;
     }
     Some(lines.join("\n"))
@@ -199,7 +174,6 @@ fn replacement(text: &str) -> Option<String> {
 /// `12| x` is `x`; `None` when the line carries no number.
 fn without_number(line: &str) -> Option<&str> {
     let (number, code) = line.trim_start().split_once('|')?;
-    let numbered =
-        !number.is_empty() && number.trim_end().bytes().all(|byte| byte.is_ascii_digit());
+    let numbered = !number.is_empty() && number.trim_end().bytes().all(|byte| byte.is_ascii_digit());
     numbered.then(|| code.strip_prefix(' ').unwrap_or(code))
 }

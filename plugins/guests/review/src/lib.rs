@@ -23,11 +23,7 @@ impl PromptPlugin for Review {
 
     fn finish(context: Context, raw: String) -> Result<Answer, String> {
         let findings = findings::parse(&raw, context.focus.lines().count());
-        Ok(Answer {
-            insertions: Vec::new(),
-            findings,
-            facts: Vec::new(),
-        })
+        Ok(Answer { insertions: Vec::new(), findings, facts: Vec::new() })
     }
 }
 

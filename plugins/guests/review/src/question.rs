@@ -36,65 +36,33 @@ const STOPS: [&str; 8] = [
 
 pub(crate) fn build(context: &Context) -> Result<Prompt, String> {
     if context.task != "review" {
-        return Err(format!(
-            "this plugin builds prompts for `review`, not for `{}`",
-            context.task
-        ));
+        return Err(format!("this plugin builds prompts for `review`, not for `{}`", context.task));
     }
     let Some(chat) = &context.model.chat else {
-        return Err(format!(
-            "{} cannot review: it has no chat format",
-            context.model.name
-        ));
+        return Err(format!("{} cannot review: it has no chat format", context.model.name));
     };
     if context.focus.trim().is_empty() {
         return Err("there is no code to review".to_owned());
     }
     let document = || segment(Stability::Document);
     let mut segments = vec![
-        segment(Stability::Model)
-            .pieces(&chat.system)
-            .text(SYSTEM)
-            .pieces(&chat.user)
-            .build(),
-        document()
-            .text(format!("File {} ({}).\n", context.path, context.language))
-            .build(),
+        segment(Stability::Model).pieces(&chat.system).text(SYSTEM).pieces(&chat.user).build(),
+        document().text(format!("File {} ({}).\n", context.path, context.language)).build(),
     ];
     let before = last_lines(&context.prefix, LINES_BEFORE);
     if !before.trim().is_empty() {
         segments.push(
-            document()
-                .text("\nBefore it, for reference only:\n")
-                .trim(Trim::Drop, weight::BEFORE)
-                .build(),
+            document().text("\nBefore it, for reference only:\n").trim(Trim::Drop, weight::BEFORE).build(),
         );
-        segments.push(
-            document()
-                .text(line_ended(before))
-                .trim(Trim::Start, weight::BEFORE)
-                .build(),
-        );
+        segments.push(document().text(line_ended(before)).trim(Trim::Start, weight::BEFORE).build());
     }
-    segments.push(
-        document()
-            .text(format!("\nReview this:\n{}", numbered(&context.focus)))
-            .build(),
-    );
+    segments.push(document().text(format!("\nReview this:\n{}", numbered(&context.focus))).build());
     let after = first_lines(&context.suffix, LINES_AFTER);
     if !after.trim().is_empty() {
         segments.push(
-            document()
-                .text("\nAfter it, for reference only:\n")
-                .trim(Trim::Drop, weight::AFTER)
-                .build(),
+            document().text("\nAfter it, for reference only:\n").trim(Trim::Drop, weight::AFTER).build(),
         );
-        segments.push(
-            document()
-                .text(line_ended(after))
-                .trim(Trim::End, weight::AFTER)
-                .build(),
-        );
+        segments.push(document().text(line_ended(after)).trim(Trim::End, weight::AFTER).build());
     }
     let last_line = context.focus.lines().count();
     let request = format!("\nFindings in lines 1 to {last_line}, as JSON lines:");
@@ -103,7 +71,8 @@ pub(crate) fn build(context: &Context) -> Result<Prompt, String> {
         segments,
         stop: Vec::new(),
         stop_control: known_controls(&context.model, &STOPS),
-        max_tokens: number_fact(&context.facts, "max-tokens")?.unwrap_or(MAX_TOKENS),
+        max_tokens: number_fact(&context.facts, "max-tokens")?
+            .unwrap_or(MAX_TOKENS.min(context.model.context_tokens / 3)),
         prompt_tokens: 0,
         facts: Vec::new(),
     })
@@ -111,11 +80,7 @@ pub(crate) fn build(context: &Context) -> Result<Prompt, String> {
 
 /// Lines counted from 1, as models count: `1| def f():`.
 fn numbered(focus: &str) -> String {
-    focus
-        .lines()
-        .enumerate()
-        .map(|(index, line)| format!("{}| {line}\n", index + 1))
-        .collect()
+    focus.lines().enumerate().map(|(index, line)| format!("{}| {line}\n", index + 1)).collect()
 }
 
 fn line_ended(text: &str) -> String {
@@ -124,14 +89,10 @@ fn line_ended(text: &str) -> String {
 
 fn last_lines(text: &str, lines: usize) -> &str {
     let text = text.trim_end_matches('\n');
-    text.rmatch_indices('\n')
-        .nth(lines - 1)
-        .map_or(text, |(newline, _)| &text[newline + 1..])
+    text.rmatch_indices('\n').nth(lines - 1).map_or(text, |(newline, _)| &text[newline + 1..])
 }
 
 fn first_lines(text: &str, lines: usize) -> &str {
     let text = text.trim_start_matches('\n');
-    text.match_indices('\n')
-        .nth(lines - 1)
-        .map_or(text, |(newline, _)| &text[..newline])
+    text.match_indices('\n').nth(lines - 1).map_or(text, |(newline, _)| &text[..newline])
 }

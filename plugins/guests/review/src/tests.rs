@@ -23,18 +23,8 @@ fn context() -> Context {
             control_tokens: vec!["<|im_start|>".into(), "<|im_end|>".into()],
             chat: Some(ChatFrame {
                 system: vec![control("<|im_start|>"), text("system\n")],
-                user: vec![
-                    control("<|im_end|>"),
-                    text("\n"),
-                    control("<|im_start|>"),
-                    text("user\n"),
-                ],
-                reply: vec![
-                    control("<|im_end|>"),
-                    text("\n"),
-                    control("<|im_start|>"),
-                    text("assistant\n"),
-                ],
+                user: vec![control("<|im_end|>"), text("\n"), control("<|im_start|>"), text("user\n")],
+                reply: vec![control("<|im_end|>"), text("\n"), control("<|im_start|>"), text("assistant\n")],
             }),
             facts: vec![],
         },
@@ -45,12 +35,7 @@ fn context() -> Context {
 #[test]
 fn question_frames_and_numbers_the_function() {
     let prompt = build(&context()).unwrap();
-    assert!(
-        prompt
-            .segments
-            .is_sorted_by_key(|segment| segment.stability as u8),
-        "the host would reorder it"
-    );
+    assert!(prompt.segments.is_sorted_by_key(|segment| segment.stability as u8), "the host would reorder it");
     assert_eq!(prompt.segments[0].stability, Stability::Model);
     let spelled: String = prompt
         .segments
@@ -60,22 +45,10 @@ fn question_frames_and_numbers_the_function() {
             Piece::Text(text) | Piece::Control(text) => text.as_str(),
         })
         .collect();
-    assert!(
-        spelled.starts_with("<|im_start|>system\nYou review"),
-        "{spelled}"
-    );
-    assert!(
-        spelled.contains("1| def f(x):\n2|     return x/0\n"),
-        "{spelled}"
-    );
-    assert!(
-        spelled.contains("import os\n") && spelled.contains("main()\n"),
-        "{spelled}"
-    );
-    assert!(
-        spelled.ends_with("<|im_end|>\n<|im_start|>assistant\n"),
-        "{spelled}"
-    );
+    assert!(spelled.starts_with("<|im_start|>system\nYou review"), "{spelled}");
+    assert!(spelled.contains("1| def f(x):\n2|     return x/0\n"), "{spelled}");
+    assert!(spelled.contains("import os\n") && spelled.contains("main()\n"), "{spelled}");
+    assert!(spelled.ends_with("<|im_end|>\n<|im_start|>assistant\n"), "{spelled}");
     assert_eq!(prompt.stop_control, ["<|im_end|>", "<|im_start|>"]);
 }
 
@@ -97,10 +70,7 @@ fn plain_json_lines() {
     assert_eq!(findings.len(), 2);
     let finding = &findings[0];
     assert_eq!((finding.first_line, finding.last_line), (1, 1));
-    assert_eq!(
-        (finding.severity.as_str(), finding.kind.as_str()),
-        ("error", "bug")
-    );
+    assert_eq!((finding.severity.as_str(), finding.kind.as_str()), ("error", "bug"));
     assert_eq!(finding.replacement.as_deref(), Some("    return x"));
 }
 
@@ -132,10 +102,7 @@ fn nothing_found() {
 
 #[test]
 fn line_breaks_inside_strings() {
-    let findings = parse(
-        "{\"line\": 1, \"message\": \"two\nlines\", \"replacement\": \"a\n\tb\"}",
-        3,
-    );
+    let findings = parse("{\"line\": 1, \"message\": \"two\nlines\", \"replacement\": \"a\n\tb\"}", 3);
     assert_eq!(findings[0].message, "two\nlines");
     assert_eq!(findings[0].replacement.as_deref(), Some("a\n\tb"));
 }
@@ -143,12 +110,9 @@ fn line_breaks_inside_strings() {
 #[test]
 fn lines_outside_are_clamped_or_dropped() {
     let at = |first: u64, last: u64| {
-        parse(
-            &format!("{{\"first_line\": {first}, \"last_line\": {last}, \"message\": \"m\"}}"),
-            5,
-        )
-        .first()
-        .map(|finding| (finding.first_line, finding.last_line))
+        parse(&format!("{{\"first_line\": {first}, \"last_line\": {last}, \"message\": \"m\"}}"), 5)
+            .first()
+            .map(|finding| (finding.first_line, finding.last_line))
     };
     assert_eq!(at(2, 99), Some((1, 4)));
     assert_eq!(at(4, 2), Some((3, 3)));

@@ -39,10 +39,7 @@
 //! each field is explained.
 
 /// What `wit-bindgen` makes of `plugins/wit/prompt.wit`.
-#[expect(
-    missing_docs,
-    reason = "generated; the documentation is that of the WIT file"
-)]
+#[expect(missing_docs, reason = "generated; the documentation is that of the WIT file")]
 #[allow(unreachable_pub, reason = "generated")]
 pub mod bindings {
     wit_bindgen::generate!({
@@ -55,8 +52,8 @@ pub mod bindings {
 }
 
 pub use bindings::exports::redstart::prompt::plugin::{
-    Answer, ChatFrame, Context, Fact, Finding, Guest as PromptPlugin, Info, Model, Piece, Prompt,
-    Segment, Snippet, Stability, Trim,
+    Answer, ChatFrame, Context, Fact, Finding, Guest as PromptPlugin, Info, Model, Piece, Prompt, Segment,
+    Snippet, Stability, Trim,
 };
 
 /// Makes a type that implements [`PromptPlugin`] the plugin that this crate is. Built for the machine
@@ -73,12 +70,7 @@ macro_rules! export {
 
 /// Starts a segment of this stability: never trimmed unless [`SegmentBuilder::trim`] says so.
 pub fn segment(stability: Stability) -> SegmentBuilder {
-    SegmentBuilder(Segment {
-        pieces: Vec::new(),
-        stability,
-        trim: Trim::Keep,
-        weight: u8::MAX,
-    })
+    SegmentBuilder(Segment { pieces: Vec::new(), stability, trim: Trim::Keep, weight: u8::MAX })
 }
 
 /// A segment in the making.
@@ -119,10 +111,7 @@ impl SegmentBuilder {
 
 /// The value of the first fact of this name.
 pub fn fact<'a>(facts: &'a [Fact], name: &str) -> Option<&'a str> {
-    facts
-        .iter()
-        .find(|(known, _)| known == name)
-        .map(|(_, value)| value.as_str())
+    facts.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
 }
 
 /// A fact that is a whole number.
@@ -132,10 +121,7 @@ pub fn fact<'a>(facts: &'a [Fact], name: &str) -> Option<&'a str> {
 pub fn number_fact(facts: &[Fact], name: &str) -> Result<Option<u32>, String> {
     fact(facts, name)
         .map(|value| {
-            value
-                .trim()
-                .parse()
-                .map_err(|_| format!("fact `{name}` should be a whole number, not `{value}`"))
+            value.trim().parse().map_err(|_| format!("fact `{name}` should be a whole number, not `{value}`"))
         })
         .transpose()
 }
@@ -147,11 +133,7 @@ pub fn has_control(model: &Model, token: &str) -> bool {
 
 /// Those of `tokens` that the model has, in the order asked for. For `stop-control`.
 pub fn known_controls(model: &Model, tokens: &[&str]) -> Vec<String> {
-    tokens
-        .iter()
-        .filter(|token| has_control(model, token))
-        .map(|token| token.to_string())
-        .collect()
+    tokens.iter().filter(|token| has_control(model, token)).map(|token| token.to_string()).collect()
 }
 
 /// Checks that the model has every one of `tokens`.
@@ -159,19 +141,11 @@ pub fn known_controls(model: &Model, tokens: &[&str]) -> Vec<String> {
 /// # Errors
 /// A sentence for the user that names the missing ones.
 pub fn require_controls(model: &Model, tokens: &[&str]) -> Result<(), String> {
-    let missing: Vec<&str> = tokens
-        .iter()
-        .copied()
-        .filter(|token| !has_control(model, token))
-        .collect();
+    let missing: Vec<&str> = tokens.iter().copied().filter(|token| !has_control(model, token)).collect();
     if missing.is_empty() {
         return Ok(());
     }
-    Err(format!(
-        "{} lacks the control tokens {}",
-        model.name,
-        missing.join(", ")
-    ))
+    Err(format!("{} lacks the control tokens {}", model.name, missing.join(", ")))
 }
 
 /// The text without the line being typed, and that line so far: `"a\nb"` is `("a\n", "b")`.
@@ -184,9 +158,5 @@ pub fn split_lines(text: &str, lines: usize) -> (&str, &str) {
     if lines == 0 {
         return ("", text);
     }
-    text.split_at(
-        text.match_indices('\n')
-            .nth(lines - 1)
-            .map_or(text.len(), |(newline, _)| newline + 1),
-    )
+    text.split_at(text.match_indices('\n').nth(lines - 1).map_or(text.len(), |(newline, _)| newline + 1))
 }

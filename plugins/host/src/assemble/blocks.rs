@@ -1,7 +1,7 @@
 //! Blocks of lines.
 
 /// Lines of a block, unless blank lines follow.
-pub(super) const BLOCK_LINES: usize = 8;
+const BLOCK_LINES: usize = 8;
 
 /// Splits a text into blocks. A block ends before a line that has text on it, because tokenizers join
 /// a line end with the blank lines after it. Where a block ends depends only on the text up to the
@@ -19,13 +19,11 @@ pub(super) fn blocks(text: &str) -> impl Iterator<Item = &str> {
 }
 
 fn block_length(text: &str) -> usize {
-    let mut lines = 0;
     let mut end = 0;
-    for line in text.split_inclusive('\n') {
+    for (lines, line) in text.split_inclusive('\n').enumerate() {
         if lines >= BLOCK_LINES && !line.trim().is_empty() {
             return end;
         }
-        lines += 1;
         end += line.len();
     }
     end

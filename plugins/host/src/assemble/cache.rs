@@ -15,26 +15,14 @@ pub(super) struct SegmentCache {
 
 impl SegmentCache {
     pub(super) fn new(bytes: usize) -> Self {
-        Self {
-            young: HashMap::new(),
-            old: HashMap::new(),
-            young_bytes: 0,
-            generation_bytes: bytes / 2,
-        }
+        Self { young: HashMap::new(), old: HashMap::new(), young_bytes: 0, generation_bytes: bytes / 2 }
     }
 
-    pub(super) fn get_or_insert(
-        &mut self,
-        text: &str,
-        encode: impl FnOnce() -> Arc<[u32]>,
-    ) -> Arc<[u32]> {
+    pub(super) fn get_or_insert(&mut self, text: &str, encode: impl FnOnce() -> Arc<[u32]>) -> Arc<[u32]> {
         if let Some(tokens) = self.young.get(text) {
             return tokens.clone();
         }
-        let (text, tokens) = self
-            .old
-            .remove_entry(text)
-            .unwrap_or_else(|| (text.into(), encode()));
+        let (text, tokens) = self.old.remove_entry(text).unwrap_or_else(|| (text.into(), encode()));
         self.insert(text, tokens.clone());
         tokens
     }
@@ -53,10 +41,6 @@ impl SegmentCache {
 
     #[cfg(test)]
     pub(super) fn bytes(&self) -> usize {
-        self.young
-            .keys()
-            .chain(self.old.keys())
-            .map(|text| text.len())
-            .sum()
+        self.young.keys().chain(self.old.keys()).map(|text| text.len()).sum()
     }
 }

@@ -4,7 +4,7 @@ use super::{AssembleError, Part};
 use crate::prompt::Trim;
 
 /// Where a block longer than what must go is cut, as a last resort: at multiples of this many tokens.
-const STEP: usize = 64;
+pub(super) const STEP: usize = 64;
 
 /// Cuts `parts` until they have at most `budget` tokens together.
 pub(super) fn fit(parts: &mut [Part<'_>], budget: usize) -> Result<(), AssembleError> {
@@ -22,10 +22,7 @@ pub(super) fn fit(parts: &mut [Part<'_>], budget: usize) -> Result<(), AssembleE
             return Ok(());
         }
     }
-    Err(AssembleError::DoesNotFit {
-        needed: parts.iter().map(Part::kept_tokens).sum(),
-        budget,
-    })
+    Err(AssembleError::DoesNotFit { needed: parts.iter().map(Part::kept_tokens).sum(), budget })
 }
 
 impl Part<'_> {
@@ -52,16 +49,8 @@ fn cut_blocks<'a>(units: impl Iterator<Item = &'a mut super::Unit>, excess: usiz
     let mut blocks = units.filter(|unit| !unit.control).peekable();
     while let Some(block) = blocks.next().filter(|_| excess > 0) {
         let length = block.kept.len();
-        let cut = if blocks.peek().is_some() {
-            length
-        } else {
-            excess.next_multiple_of(STEP).min(length)
-        };
-        block.kept = if at_start {
-            cut..length
-        } else {
-            0..length - cut
-        };
+        let cut = if blocks.peek().is_some() { length } else { excess.next_multiple_of(STEP).min(length) };
+        block.kept = if at_start { cut..length } else { 0..length - cut };
         excess = excess.saturating_sub(cut);
     }
 }
