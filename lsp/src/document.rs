@@ -15,9 +15,9 @@ use crate::encoding::{BadPosition, Position, PositionEncoding, line_end};
 use crate::snapshot::{Snapshot, TextEdit};
 
 /// Documents over this many bytes get no suggestions.
-pub const MAX_DOCUMENT_BYTES: usize = 16 << 20;
+pub const MAX_DOCUMENT_BYTES: usize = redstart_syntax::tree::MAX_TEXT_BYTES;
 /// Nor does a caret on a line of more bytes than this: such a line is data, not code.
-pub const MAX_LINE_BYTES: usize = 16 << 10;
+pub const MAX_LINE_BYTES: usize = redstart_syntax::tree::MAX_LINE_BYTES;
 /// Edits remembered for [`Document::line_edits_since`].
 const REMEMBERED_EDITS: usize = 1024;
 
@@ -289,5 +289,151 @@ impl Documents {
     /// All open documents.
     pub fn iter(&self) -> impl Iterator<Item = &Document> {
         self.open.values()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn document(text: &str) -> Document {
+        let path = PathBuf::from("x.py");
+        Document::new(Snapshot::new("file:///x.py", path, "python", 1, Rope::from_str(text)))
+    }
+
+    fn change(range: [usize; 4], text: &str) -> Change {
+        let at = |line, character| Position { line, character };
+        Change {
+            range: Some(at(range[0], range[1])..at(range[2], range[3])),
+            text: text.to_owned(),
+        }
+    }
+
+    fn touched(text: &str, range: [usize; 4], inserted: &str) -> (Range<usize>, Range<usize>) {
+        let mut document = document(text);
+        let lines =
+            document.apply(2, vec![change(range, inserted)], PositionEncoding::Utf8).expect("fits");
+        (lines[0].old.clone(), lines[0].new.clone())
+    }
+
+    #[test]
+    fn whole_lines_inserted_or_removed_touch_no_others() {
+        let text = "a\nb\nc\n";
+        assert_eq!(touched(text, [1, 0, 1, 0], "x\ny\n"), (1..1, 1..3));
+        assert_eq!(touched(text, [1, 1, 1, 1], "\nx"), (2..2, 2..3));
+        assert_eq!(touched(text, [1, 0, 2, 0], ""), (1..2, 1..1));
+        assert_eq!(touched(text, [1, 0, 1, 1], ""), (1..2, 1..2));
+        assert_eq!(touched(text, [0, 1, 1, 0], ""), (0..2, 0..1));
+    }
+
+    #[test]
+    fn edits_are_remembered_by_version() {
+        let mut document = document("a\nb\n");
+        for version in 2..5 {
+            let edit = change([0, 0, 0, 0], "x\n");
+            document.apply(version, vec![edit], PositionEncoding::Utf16).expect("fits");
+        }
+        assert_eq!(document.line_edits_since(4), Some(Vec::new()));
+        assert_eq!(document.line_edits_since(2).map(|edits| edits.len()), Some(2));
+        for version in 5..3000 {
+            let edit = change([0, 0, 0, 1], "y");
+            document.apply(version, vec![edit], PositionEncoding::Utf16).expect("fits");
+        }
+        assert_eq!(document.line_edits_since(4), None, "too long ago");
+    }
+
+    /// The editor's side: a string, and where its lines begin by LSP's rules.
+    fn line_starts(text: &str) -> Vec<usize> {
+        let bytes = text.as_bytes();
+        let ends = (0..bytes.len()).filter(|&at| {
+            bytes[at] == b'\n' || (bytes[at] == b'\r' && bytes.get(at + 1) != Some(&b'\n'))
+        });
+        std::iter::once(0).chain(ends.map(|at| at + 1)).collect()
+    }
+
+    fn position_in(text: &str, byte: usize, encoding: PositionEncoding) -> Position {
+        let starts = line_starts(text);
+        let line = starts.partition_point(|&start| start <= byte) - 1;
+        let before = &text[starts[line]..byte];
+        let character = match encoding {
+            PositionEncoding::Utf8 => before.len(),
+            PositionEncoding::Utf16 => before.encode_utf16().count(),
+            PositionEncoding::Utf32 => before.chars().count(),
+        };
+        Position { line, character }
+    }
+
+    /// Places an editor's caret can be: not inside a code point, not inside a `\r\n`.
+    fn places(text: &str) -> Vec<usize> {
+        let inside_break = |at: usize| at > 0 && text[at - 1..].starts_with("\r\n");
+        (0..=text.len())
+            .filter(|&at| text.is_char_boundary(at))
+            .filter(|&at| !(at > 0 && text.is_char_boundary(at - 1) && inside_break(at)))
+            .collect()
+    }
+
+    proptest! {
+        #[test]
+        fn random_edits_match_a_plain_string_in_every_encoding(
+            initial in "([a-c \u{e9}\u{1F600}\u{2028}\u{c}]|\n|\r\n|\r){0,40}",
+            edits in prop::collection::vec(
+                (any::<prop::sample::Index>(), any::<prop::sample::Index>(),
+                    "([a-c\u{e9}\u{1F600}]|\n|\r\n|\r){0,6}"),
+                1..12,
+            ),
+            encoding in prop::sample::select(vec![
+                PositionEncoding::Utf8, PositionEncoding::Utf16, PositionEncoding::Utf32,
+            ]),
+        ) {
+            let mut model = initial.clone();
+            let mut document = document(&initial);
+            for (version, (one, other, inserted)) in (2..).zip(edits) {
+                let places = places(&model);
+                let (a, b) = (*one.get(&places), *other.get(&places));
+                let (start, end) = (a.min(b), a.max(b));
+                let range = position_in(&model, start, encoding)..position_in(&model, end, encoding);
+                let before = line_starts(&model).len();
+                model.replace_range(start..end, &inserted);
+                let edit = Change { range: Some(range), text: inserted };
+                let lines = document.apply(version, vec![edit], encoding).expect("it fits");
+                let text = &document.snapshot().text;
+                prop_assert_eq!(text.to_string(), model.as_str());
+                prop_assert_eq!(text.len_lines(), line_starts(&model).len());
+                let lines = &lines[0];
+                prop_assert_eq!(
+                    before + lines.new.len(), text.len_lines() + lines.old.len(), "{:?}", lines
+                );
+                for byte in self::places(&model) {
+                    let position = position_in(&model, byte, encoding);
+                    prop_assert_eq!(encoding.byte_of(text, position), Ok(byte));
+                    prop_assert_eq!(encoding.position_of(text, byte), position);
+                }
+            }
+        }
+
+        #[test]
+        fn no_edit_whatsoever_panics(
+            initial in "([a-c\u{1F600}]|\n|\r\n){0,20}",
+            edits in prop::collection::vec(
+                ([0usize..6, 0usize..6, 0usize..6, 0usize..6], "[a\n\u{1F600}]{0,3}"), 1..6,
+            ),
+        ) {
+            let mut document = document(&initial);
+            for (version, (range, text)) in (2..).zip(edits) {
+                let before = document.snapshot().text.clone();
+                let result = document.apply(version, vec![change(range, &text)], PositionEncoding::Utf16);
+                if result.is_err() {
+                    prop_assert!(document.out_of_step().is_some());
+                    prop_assert_eq!(&document.snapshot().text, &before);
+                }
+            }
+            document.apply(99, vec![Change { range: None, text: "new".into() }], PositionEncoding::Utf16)
+                .expect("a whole text always fits");
+            prop_assert!(document.out_of_step().is_none());
+        }
     }
 }

@@ -32,6 +32,9 @@ pub(super) async fn follow(server: &Server) {
                 }
             },
             ModelState::Ready(model) => {
+                for warning in &model.warnings {
+                    server.outbox.show(MessageType::Warning, format!("Redstart: {warning}"));
+                }
                 let model = model.generator.model();
                 let message = format!("{} is ready: {}", model.name, model.description);
                 if let Some(progress) = progress.take() {

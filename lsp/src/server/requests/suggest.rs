@@ -5,6 +5,7 @@ use std::sync::Arc;
 use futures_util::FutureExt;
 use futures_util::future::{self, Either};
 use tokio::sync::oneshot;
+use tower_lsp::gen_lsp_types::MessageType;
 
 use crate::assistant::{NoSuggestion, Suggestion, Trigger};
 use crate::encoding::Position;
@@ -96,6 +97,9 @@ pub(super) async fn suggest(
             },
         }
     };
+    for notice in server.assistant.take_notices() {
+        server.outbox.show(MessageType::Warning, notice);
+    }
     if let Err(NoSuggestion::Failed(problem)) = &result {
         tracing::warn!("no suggestion in {}: {problem}", snapshot.uri);
     }

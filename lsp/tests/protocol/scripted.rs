@@ -1,0 +1,103 @@
+//! A generator that says what a test tells it to.
+
+use std::sync::{Arc, Mutex};
+
+use redstart_engine::generator::{Generation, GenerationSender, Generator, ModelInfo};
+use redstart_engine::request::{Event, FinishReason, Request, SubmitError, Token, Usage};
+use redstart_engine::tokenizer::Tokenizer;
+use tokio::sync::Notify;
+
+pub(crate) struct ScriptedGenerator {
+    info: ModelInfo,
+    answer: Mutex<Answer>,
+    held: Mutex<Vec<GenerationSender>>,
+    submitted: Notify,
+}
+
+#[derive(Clone)]
+enum Answer {
+    Say(String),
+    Hold,
+    Panic,
+}
+
+impl ScriptedGenerator {
+    pub(crate) fn new() -> Arc<Self> {
+        let tokenizer = Tokenizer::from_bytes(redstart::embedded::TOKENIZER).expect("a tokenizer");
+        Arc::new(Self {
+            info: ModelInfo {
+                name: "scripted".to_owned(),
+                description: "no weights".to_owned(),
+                max_model_len: 8192,
+                vocab_size: tokenizer.vocab_size(),
+                tokenizer: Some(Arc::new(tokenizer)),
+            },
+            answer: Mutex::new(Answer::Say(String::new())),
+            held: Mutex::default(),
+            submitted: Notify::new(),
+        })
+    }
+
+    /// From now on, answer with this text at once.
+    pub(crate) fn say(&self, text: &str) {
+        *self.answer.lock().expect("no panic") = Answer::Say(text.to_owned());
+    }
+
+    /// From now on, answer nothing.
+    pub(crate) fn hold(&self) {
+        *self.answer.lock().expect("no panic") = Answer::Hold;
+    }
+
+    /// From now on, panic.
+    pub(crate) fn panic(&self) {
+        *self.answer.lock().expect("no panic") = Answer::Panic;
+    }
+
+    /// Waits for `count` generations to be held.
+    pub(crate) async fn holding(&self, count: usize) {
+        loop {
+            let submitted = self.submitted.notified();
+            if self.held.lock().expect("no panic").len() >= count {
+                return;
+            }
+            submitted.await;
+        }
+    }
+
+    /// Whether each held generation was cancelled, in the order of submission.
+    pub(crate) fn cancelled(&self) -> Vec<bool> {
+        self.held.lock().expect("no panic").iter().map(GenerationSender::is_cancelled).collect()
+    }
+
+    /// Lets a held generation say `text` and end.
+    pub(crate) fn release(&self, index: usize, text: &str) {
+        say(&self.held.lock().expect("no panic")[index], text);
+    }
+}
+
+fn say(sender: &GenerationSender, text: &str) {
+    sender.send(Event::Started(Usage { prompt_tokens: 10, ..Usage::default() }));
+    for (id, character) in (0..).zip(text.chars()) {
+        let text = character.to_string();
+        sender.send(Event::Token(Token { id, text, top_logprobs: Vec::new() }));
+    }
+    sender.send(Event::Finished(FinishReason::MaxTokens, Usage::default()));
+}
+
+impl Generator for ScriptedGenerator {
+    fn model(&self) -> &ModelInfo {
+        &self.info
+    }
+
+    fn submit(&self, _: Request) -> Result<Generation, SubmitError> {
+        let (sender, generation) = Generation::channel();
+        let answer = self.answer.lock().expect("no panic").clone();
+        match answer {
+            Answer::Say(text) => say(&sender, &text),
+            Answer::Hold => self.held.lock().expect("no panic").push(sender),
+            Answer::Panic => panic!("scripted"),
+        }
+        self.submitted.notify_waiters();
+        Ok(generation)
+    }
+}
