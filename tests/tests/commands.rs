@@ -84,7 +84,7 @@ fn another_architecture_is_refused_and_what_is_supported_is_named() {
         config["architectures"] = json!(["MambaForCausalLM"]);
         config["model_type"] = json!("mamba");
     });
-    assert_says(&diagnosis(model.path()), &["FAILED", "Mamba", "Qwen2"]);
+    assert_says(&diagnosis(model.path()), &["FAILED", "mamba", "Qwen2ForCausalLM"]);
 }
 
 #[test]

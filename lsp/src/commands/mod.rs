@@ -27,17 +27,13 @@ struct Cli {
     command: Command,
 }
 
+// Each subcommand's help is the documentation of its arguments.
 #[derive(Subcommand)]
 enum Command {
-    /// Serve an editor over standard input and output
     Lsp(lsp::LspArgs),
-    /// Watch completions appear while a few lines are typed
     Demo(demo::DemoArgs),
-    /// Complete code at a place in a file
     Complete(complete::CompleteArgs),
-    /// Ask a model for log-probabilities and greedy tokens, as JSON lines
     Inspect(inspect::InspectArgs),
-    /// Say what works on this machine and what does not
     Doctor(doctor::DoctorArgs),
 }
 
