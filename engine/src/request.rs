@@ -54,6 +54,10 @@ pub struct SamplingParams {
     pub seed: Option<u64>,
     /// Most tokens to generate. 0 prefills the prompt into the cache and generates nothing.
     pub max_tokens: usize,
+    /// The text that the output must begin with, and does: until it is written, only tokens that agree with
+    /// it may be drawn. This is how a prompt can end before a half-typed word ("token healing"): the
+    /// model is given the boundary it knows and then held to what was typed. Needs a tokenizer.
+    pub begins_with: String,
     /// Texts that end the generation; they are not part of the output. May straddle tokens.
     pub stop: Vec<String>,
     /// Tokens that end the generation, besides the model's own end-of-text tokens.
@@ -75,6 +79,7 @@ impl Default for SamplingParams {
             top_p: 1.0,
             seed: None,
             max_tokens: 256,
+            begins_with: String::new(),
             stop: Vec::new(),
             stop_token_ids: Vec::new(),
             ignore_eos: false,
@@ -181,8 +186,8 @@ pub enum SubmitError {
     /// A sampling parameter is out of range.
     #[error("{0}")]
     BadParameter(String),
-    /// Stop texts need a tokenizer and the model has none.
-    #[error("stop texts need a tokenizer, and this model directory has no tokenizer.json")]
+    /// Texts in the parameters need a tokenizer and the model has none.
+    #[error("stop texts and a required beginning need a tokenizer, and this model directory has no tokenizer.json")]
     NoTokenizer,
     /// The engine thread has ended.
     #[error("the engine has stopped: {0}")]

@@ -202,7 +202,8 @@ impl Scheduler {
             return Err(SubmitError::UnknownToken { id, vocab_size });
         }
         check_params(&request.params)?;
-        if !request.params.stop.is_empty() && self.tokenizer.is_none() {
+        let uses_text = !request.params.stop.is_empty() || !request.params.begins_with.is_empty();
+        if uses_text && self.tokenizer.is_none() {
             return Err(SubmitError::NoTokenizer);
         }
         Ok(())
@@ -420,7 +421,7 @@ impl Scheduler {
         let index = self.position(entry.id).expect("a sequence stays until its step is applied");
         let sequence = &mut self.sequences[index];
         // Before anything is published: what gave invalid logits must not be cached.
-        let drawn = match check_and_draw(sequence, nll_rows, draw_row) {
+        let drawn = match check_and_draw(sequence, self.tokenizer.as_deref(), nll_rows, draw_row) {
             Ok(drawn) => drawn,
             Err(error) => return Some(FinishReason::Failed(error.to_string())),
         };
@@ -451,6 +452,9 @@ impl Scheduler {
             sequence.usage.first_token = now - sequence.submitted;
         }
         sequence.append_token(id);
+        if let Some(tokenizer) = &self.tokenizer {
+            sequence.write(tokenizer.token_bytes(id));
+        }
         self.stats.generated_tokens += 1;
         if let Some(stop) = sequence.stream.push(id, logprobs) {
             return Some(FinishReason::StopText(stop));
@@ -527,14 +531,33 @@ impl Scheduler {
 /// Draws the next token, if a row of logits came for it, after checking all of the sequence's rows.
 fn check_and_draw(
     sequence: &Sequence,
+    tokenizer: Option<&Tokenizer>,
     nll_rows: &[&[f32]],
     draw_row: Option<&[f32]>,
 ) -> Result<Option<u32>, SamplingError> {
     for row in nll_rows {
         argmax(row)?;
     }
-    let position = sequence.tokens().len() as u64;
-    draw_row.map(|row| sample(row, &sequence.params, sequence.seed, position)).transpose()
+    let Some(row) = draw_row else { return Ok(None) };
+    let draw = |row: &[f32]| sample(row, &sequence.params, sequence.seed, sequence.tokens().len() as u64);
+    match (sequence.must_go_on_with(), tokenizer) {
+        ([], _) | (_, None) => draw(row).map(Some),
+        (beginning, Some(tokenizer)) => {
+            argmax(row)?;
+            draw(&only_beginnings(row, beginning, tokenizer)).map(Some)
+        }
+    }
+}
+
+/// `logits` with the tokens that do not agree with `beginning` made impossible. A byte-level vocabulary has
+/// every single byte, so one at least is left.
+fn only_beginnings(logits: &[f32], beginning: &[u8], tokenizer: &Tokenizer) -> Vec<f32> {
+    let agrees = |id: u32| {
+        let bytes = tokenizer.token_bytes(id);
+        !bytes.is_empty() && (bytes.starts_with(beginning) || beginning.starts_with(bytes))
+    };
+    let keep = |(id, &logit): (u32, &f32)| if agrees(id) { logit } else { f32::NEG_INFINITY };
+    (0..).zip(logits).map(keep).collect()
 }
 
 fn check_params(params: &SamplingParams) -> Result<(), SubmitError> {

@@ -30,6 +30,8 @@ pub(crate) struct Sequence {
     pub(crate) preempted: bool,
     /// Sum of the negative log-likelihoods of `prompt[1..=n]`, and `n`.
     prompt_nll: (f64, usize),
+    /// How much of [`SamplingParams::begins_with`] is written, in bytes.
+    begun: usize,
     /// Prompt and generated tokens.
     tokens: Vec<u32>,
     /// Blocks of positions `0..num_computed` and, within a step, of those being computed.
@@ -58,6 +60,7 @@ impl Sequence {
             started: false,
             preempted: false,
             prompt_nll: (0.0, 0),
+            begun: 0,
             tokens: prompt,
             block_table: Vec::new(),
             num_computed: 0,
@@ -88,6 +91,16 @@ impl Sequence {
     /// Positions still to compute.
     pub(crate) fn remaining(&self) -> usize {
         self.target() - self.num_computed
+    }
+
+    /// What the output must go on with; empty once [`SamplingParams::begins_with`] is written.
+    pub(crate) fn must_go_on_with(&self) -> &[u8] {
+        &self.params.begins_with.as_bytes()[self.begun..]
+    }
+
+    /// Notes that a token's bytes were written.
+    pub(crate) fn write(&mut self, bytes: &[u8]) {
+        self.begun = self.params.begins_with.len().min(self.begun + bytes.len());
     }
 
     /// Whether the next token is drawn once all positions are computed.

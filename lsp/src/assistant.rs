@@ -40,6 +40,8 @@ pub struct SuggestionStats {
     pub cached_tokens: usize,
     /// Tokens generated.
     pub generated_tokens: usize,
+    /// Geometric mean of the probabilities that the model gave the first line's tokens.
+    pub confidence: f32,
     /// True when the plugin failed and the built-in prompt was used.
     pub fallback_prompt: bool,
 }
@@ -56,6 +58,9 @@ pub enum NoSuggestion {
     /// The model had nothing, or nothing that survived shaping.
     #[error("nothing to suggest")]
     Nothing,
+    /// The model had something, with too little confidence to show it unasked.
+    #[error("the model was unsure")]
+    Unsure,
     /// A newer request of the same document took its place.
     #[error("superseded by a newer request")]
     Superseded,

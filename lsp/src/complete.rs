@@ -1,9 +1,9 @@
 //! A completion: from a caret to shaped text.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use redstart_engine::generator::Generation;
-use redstart_engine::request::{Event, FinishReason, Priority, SubmitError, Usage};
+use redstart_engine::request::{Event, FinishReason, Priority, SubmitError, Token};
 use redstart_plugins::prompt::{Context, Prompt};
 use redstart_plugins::{Budget, builtin};
 use redstart_syntax::caret::Caret;
@@ -38,14 +38,22 @@ impl Assistant {
         let model = self.ready().map_err(NoSuggestion::NotReady)?;
         let scope = scope::wants_block(&caret, None);
 
-        let context = context(&model, snapshot, &caret, scope);
+        let half_typed = half_typed(caret.line_prefix());
+        let context = context(&model, snapshot, &caret, scope, half_typed);
         let mut stats = SuggestionStats::default();
         let (prompt, tokens) = self.prompt(&model, &context, &mut stats).await.map_err(NoSuggestion::Failed)?;
-        let request = engine_request(&model, snapshot, &prompt, tokens, Priority::Typing);
+        let mut request = engine_request(&model, snapshot, &prompt, tokens, Priority::Typing);
+        request.params.begins_with = half_typed.to_owned();
+        request.params.top_logprobs = 1;
         let generation = model.generator.submit(request).map_err(refused)?;
         stats.submit = started.elapsed();
 
-        let raw = generate(generation, StopPolicy::new(&caret, scope), started, &mut stats).await?;
+        let mut watch = Watch::new(StopPolicy::new(&caret, scope), half_typed.len(), started);
+        let raw = watch.read(generation, &mut stats).await?;
+        stats.confidence = watch.confidence();
+        if trigger == Trigger::Automatic && stats.confidence < model.hints.min_confidence {
+            return Err(NoSuggestion::Unsure);
+        }
         let text = insertion(&model, &context, raw, stats.fallback_prompt).await;
         let shaped = shape::shape(&text, &caret, scope).ok_or(NoSuggestion::Nothing)?;
         stats.total = started.elapsed();
@@ -74,9 +82,33 @@ impl Assistant {
     }
 }
 
-fn context(model: &LoadedModel, snapshot: &Snapshot, caret: &Caret, scope: Scope) -> Context {
+/// The end of the line before the caret that the prompt leaves out, and that the output must begin with:
+/// a word that may be half typed, with the blank before it. Vocabularies join a blank to the word after it
+/// and know words better than their halves, so a prompt that ends there is continued better. It is
+/// also the same prompt for every letter of the word. Empty where only indentation precedes the caret.
+fn half_typed(line_prefix: &str) -> &str {
+    const LONGEST: usize = 40;
+    let is_word = |c: char| c.is_alphanumeric() || c == '_';
+    let without_word = line_prefix.trim_end_matches(is_word);
+    let start = match without_word.strip_suffix(' ') {
+        Some(before) if !before.trim().is_empty() => before.len(),
+        _ => without_word.len(),
+    };
+    if line_prefix.len() - start > LONGEST || line_prefix.trim().is_empty() { "" } else { &line_prefix[start..] }
+}
+
+fn context(
+    model: &LoadedModel,
+    snapshot: &Snapshot,
+    caret: &Caret,
+    scope: Scope,
+    half_typed: &str,
+) -> Context {
     let at = caret.byte();
-    let window = Window::around(&snapshot.text, at, at, model.hints.window_tokens);
+    let mut window = Window::around(&snapshot.text, at, at, model.hints.window_tokens);
+    if window.prefix.ends_with(half_typed) {
+        window.prefix.truncate(window.prefix.len() - half_typed.len());
+    }
     Context {
         task: "complete".into(),
         path: snapshot.path.display().to_string(),
@@ -107,43 +139,81 @@ fn refused(error: SubmitError) -> NoSuggestion {
     }
 }
 
-/// Reads the stream until the policy, the model or a limit ends it. The raw text up to there.
-async fn generate(
-    mut generation: Generation,
-    mut policy: StopPolicy,
+/// Reads a generation until the policy, the model or a limit ends it.
+struct Watch {
+    policy: StopPolicy,
+    /// Bytes still to come of what was half typed.
+    to_skip: usize,
     started: Instant,
-    stats: &mut SuggestionStats,
-) -> Result<String, NoSuggestion> {
-    let mut first_line = None;
-    let mut tokens = 0;
-    let mut finished: Option<(FinishReason, Usage)> = None;
-    while let Some(event) = generation.next().await {
-        match event {
-            Event::Started(usage) => {
-                stats.prompt_tokens = usage.prompt_tokens;
-                stats.cached_tokens = usage.cached_tokens;
-            }
-            Event::Token(token) => {
-                tokens += 1;
-                let verdict = policy.push(&token.text);
-                if first_line.is_none() && policy.accepted().trim_start_matches('\n').contains('\n') {
-                    first_line = Some(started.elapsed());
+    first_line: Option<Duration>,
+    /// Sum of the log-probabilities of the tokens of the first line, and their number.
+    logprob: (f32, usize),
+}
+
+impl Watch {
+    fn new(policy: StopPolicy, to_skip: usize, started: Instant) -> Self {
+        Self { policy, to_skip, started, first_line: None, logprob: (0.0, 0) }
+    }
+
+    /// The raw text that follows the caret, up to where it should stop.
+    async fn read(
+        &mut self,
+        mut generation: Generation,
+        stats: &mut SuggestionStats,
+    ) -> Result<String, NoSuggestion> {
+        let mut reason = None;
+        while let Some(event) = generation.next().await {
+            match event {
+                Event::Started(usage) => {
+                    stats.prompt_tokens = usage.prompt_tokens;
+                    stats.cached_tokens = usage.cached_tokens;
                 }
-                if verdict == Verdict::Stop {
-                    break;
+                Event::Token(token) => {
+                    stats.generated_tokens += 1;
+                    if self.take(&token) == Verdict::Stop {
+                        break;
+                    }
                 }
+                Event::Finished(finished, _) => reason = Some(finished),
             }
-            Event::Finished(reason, usage) => finished = Some((reason, usage)),
+        }
+        drop(generation);
+        stats.first_line = self.first_line.unwrap_or_else(|| self.started.elapsed());
+        match reason {
+            Some(FinishReason::Superseded) => Err(NoSuggestion::Superseded),
+            Some(FinishReason::Failed(message)) => Err(NoSuggestion::Failed(message)),
+            Some(FinishReason::MaxTokens | FinishReason::ContextFull) => Ok(self.whole_lines().to_owned()),
+            _ => Ok(self.policy.accepted().to_owned()),
         }
     }
-    drop(generation);
-    stats.generated_tokens = tokens;
-    stats.first_line = first_line.unwrap_or_else(|| started.elapsed());
-    match finished {
-        Some((FinishReason::Superseded, _)) => Err(NoSuggestion::Superseded),
-        Some((FinishReason::Cancelled, _)) => Err(NoSuggestion::Nothing),
-        Some((FinishReason::Failed(message), _)) => Err(NoSuggestion::Failed(message)),
-        _ => Ok(policy.accepted().to_owned()),
+
+    fn take(&mut self, token: &Token) -> Verdict {
+        let skipped = self.to_skip.min(token.text.len());
+        self.to_skip -= skipped;
+        if self.first_line.is_none() && skipped == 0 {
+            self.logprob.0 += token.top_logprobs.first().map_or(0.0, |(_, logprob)| *logprob);
+            self.logprob.1 += 1;
+        }
+        let verdict = self.policy.push(token.text.get(skipped..).unwrap_or_default());
+        if self.first_line.is_none() && self.policy.accepted().trim_start_matches('\n').contains('\n') {
+            self.first_line = Some(self.started.elapsed());
+        }
+        verdict
+    }
+
+    /// A line that a limit cut in two is not shown, unless it is the only one.
+    fn whole_lines(&self) -> &str {
+        let text = self.policy.accepted();
+        match text.trim_end().rfind('\n') {
+            Some(end) if !text[..end].trim().is_empty() => &text[..end],
+            _ => text,
+        }
+    }
+
+    /// Geometric mean of the probabilities of the first line's tokens; 1 for none.
+    fn confidence(&self) -> f32 {
+        let (sum, count) = self.logprob;
+        if count == 0 { 1.0 } else { (sum / count as f32).exp() }
     }
 }
 

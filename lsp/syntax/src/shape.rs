@@ -38,12 +38,18 @@ pub fn shape(raw: &str, caret: &Caret, scope: Scope) -> Option<Shaped> {
 /// Some models begin with the line that they were to continue.
 fn without_repeated_prefix<'text>(text: &'text str, caret: &Caret) -> &'text str {
     let prefix = caret.line_prefix().trim();
-    // A single word may well be the start of a longer one, and a ruler of a longer one.
-    if prefix.chars().all(is_word) || !prefix.contains(is_word) {
+    // A ruler may be the start of a longer one.
+    if !prefix.contains(is_word) {
         return text;
     }
-    let repeated = text.trim_start().strip_prefix(prefix);
-    repeated.filter(|rest| !is_blank(rest)).unwrap_or(text)
+    // So may a single word, unless a blank follows it on both sides; and `long long` is C.
+    let is_single_word = prefix.chars().all(is_word);
+    let is_whole_word = caret.line_prefix().ends_with(' ') && prefix != "long";
+    let rest = text.trim_start().strip_prefix(prefix).filter(|rest| !is_blank(rest));
+    match rest {
+        Some(rest) if !is_single_word || (is_whole_word && rest.starts_with(' ')) => rest,
+        _ => text,
+    }
 }
 
 /// Text with the indent that belongs there, in the document's own way, and no blanks at line ends.

@@ -22,6 +22,7 @@ pub(in crate::server) enum LastSuggestion {
         prompt_tokens: usize,
         cached_tokens: usize,
         generated_tokens: usize,
+        confidence: f32,
         fallback_prompt: bool,
     },
     /// There was none.
@@ -53,6 +54,7 @@ fn made(stats: &SuggestionStats) -> LastSuggestion {
         prompt_tokens: stats.prompt_tokens,
         cached_tokens: stats.cached_tokens,
         generated_tokens: stats.generated_tokens,
+        confidence: stats.confidence,
         fallback_prompt: stats.fallback_prompt,
     }
 }
