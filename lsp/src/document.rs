@@ -66,9 +66,7 @@ pub enum ImpossibleEdit {
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum Unsuitable {
     /// The editor's text and ours differ; the message says what showed it.
-    #[error(
-        "its text is out of step with the editor ({0}). Saving or reopening the file puts it right"
-    )]
+    #[error("its text is out of step with the editor ({0}). Saving or reopening the file puts it right")]
     OutOfStep(ImpossibleEdit),
     /// It has NUL characters.
     #[error("it is a binary file")]
@@ -93,12 +91,7 @@ impl Document {
     /// A document as the editor opened it.
     pub fn new(snapshot: Snapshot) -> Self {
         let binary = snapshot.text.chunks().any(|chunk| chunk.contains('\0'));
-        Self {
-            snapshot,
-            out_of_step: None,
-            binary,
-            recent: VecDeque::new(),
-        }
+        Self { snapshot, out_of_step: None, binary, recent: VecDeque::new() }
     }
 
     /// The text as it is now.
@@ -148,8 +141,7 @@ impl Document {
 
     /// Sets the document aside because a change of it could not be read.
     pub fn lost_change(&mut self, problem: String) {
-        self.out_of_step
-            .get_or_insert(ImpossibleEdit::Malformed(problem));
+        self.out_of_step.get_or_insert(ImpossibleEdit::Malformed(problem));
     }
 
     /// Compares with the text the editor saved, which is the truth. Returns the lines replaced, if it
@@ -188,10 +180,7 @@ impl Document {
     /// The lines touched since `version`, oldest first; `None` when that is too long ago to know.
     pub fn line_edits_since(&self, version: i32) -> Option<Vec<LineEdit>> {
         let reaches_back = self.recent.len() < REMEMBERED_EDITS
-            || self
-                .recent
-                .front()
-                .is_some_and(|(oldest, _)| *oldest <= version);
+            || self.recent.front().is_some_and(|(oldest, _)| *oldest <= version);
         let newer = self.recent.iter().filter(|(edited, _)| *edited > version);
         reaches_back.then(|| newer.map(|(_, edit)| edit.clone()).collect())
     }
@@ -201,10 +190,7 @@ impl Document {
         self.snapshot.replace_text(Rope::from_str(text));
         self.out_of_step = None;
         self.binary = text.contains('\0');
-        LineEdit {
-            old,
-            new: 0..self.snapshot.text.len_lines(),
-        }
+        LineEdit { old, new: 0..self.snapshot.text.len_lines() }
     }
 
     fn splice(
@@ -216,21 +202,16 @@ impl Document {
         let text = &self.snapshot.text;
         let bytes = encoding.byte_of(text, range.start)?..encoding.byte_of(text, range.end)?;
         if range.end < range.start || bytes.end < bytes.start {
-            return Err(ImpossibleEdit::Backwards {
-                start: range.start,
-                end: range.end,
-            });
+            return Err(ImpossibleEdit::Backwards { start: range.start, end: range.end });
         }
-        let old = touched_lines(text, &bytes, inserted);
+        let mut old = touched_lines(text, &bytes, inserted);
         let lines_before = text.len_lines();
-        self.snapshot.edit(&TextEdit {
-            bytes,
-            inserted: inserted.to_owned(),
-        });
+        self.snapshot.edit(&TextEdit { bytes, inserted: inserted.to_owned() });
         self.binary |= inserted.contains('\0');
-        // Counted on the whole text: an edit can join or split a `\r\n`.
-        let new_end = (old.end + self.snapshot.text.len_lines()).saturating_sub(lines_before);
-        let new = old.start..new_end.max(old.start);
+        // Counted on the whole text. An edit that brings a `\r` and a `\n` together takes one line more.
+        let lines_after = self.snapshot.text.len_lines();
+        old.end = old.end.max(old.start + lines_before.saturating_sub(lines_after));
+        let new = old.start..old.end + lines_after - lines_before;
         Ok(LineEdit { old, new })
     }
 }
@@ -267,8 +248,7 @@ pub struct Documents {
 impl Documents {
     /// Adds a document; one with the same URI is replaced.
     pub fn open(&mut self, snapshot: Snapshot) {
-        self.open
-            .insert(Arc::clone(&snapshot.uri), Document::new(snapshot));
+        self.open.insert(Arc::clone(&snapshot.uri), Document::new(snapshot));
     }
 
     /// Forgets a document.
@@ -307,16 +287,12 @@ mod tests {
 
     fn change(range: [usize; 4], text: &str) -> Change {
         let at = |line, character| Position { line, character };
-        Change {
-            range: Some(at(range[0], range[1])..at(range[2], range[3])),
-            text: text.to_owned(),
-        }
+        Change { range: Some(at(range[0], range[1])..at(range[2], range[3])), text: text.to_owned() }
     }
 
     fn touched(text: &str, range: [usize; 4], inserted: &str) -> (Range<usize>, Range<usize>) {
         let mut document = document(text);
-        let lines =
-            document.apply(2, vec![change(range, inserted)], PositionEncoding::Utf8).expect("fits");
+        let lines = document.apply(2, vec![change(range, inserted)], PositionEncoding::Utf8).expect("fits");
         (lines[0].old.clone(), lines[0].new.clone())
     }
 
@@ -328,6 +304,8 @@ mod tests {
         assert_eq!(touched(text, [1, 0, 2, 0], ""), (1..2, 1..1));
         assert_eq!(touched(text, [1, 0, 1, 1], ""), (1..2, 1..2));
         assert_eq!(touched(text, [0, 1, 1, 0], ""), (0..2, 0..1));
+        // What remains of both sides becomes one `\r\n`.
+        assert_eq!(touched("a\rb\n\n", [1, 0, 2, 0], ""), (1..3, 1..1));
     }
 
     #[test]
@@ -349,9 +327,8 @@ mod tests {
     /// The editor's side: a string, and where its lines begin by LSP's rules.
     fn line_starts(text: &str) -> Vec<usize> {
         let bytes = text.as_bytes();
-        let ends = (0..bytes.len()).filter(|&at| {
-            bytes[at] == b'\n' || (bytes[at] == b'\r' && bytes.get(at + 1) != Some(&b'\n'))
-        });
+        let ends = (0..bytes.len())
+            .filter(|&at| bytes[at] == b'\n' || (bytes[at] == b'\r' && bytes.get(at + 1) != Some(&b'\n')));
         std::iter::once(0).chain(ends.map(|at| at + 1)).collect()
     }
 

@@ -51,11 +51,7 @@ impl PositionEncoding {
     /// Chooses from what the client offers by its LSP name, in any order: UTF-8 if it can be had,
     /// otherwise UTF-16, which every client must support.
     pub fn negotiate<'a>(mut offered: impl Iterator<Item = &'a str>) -> Self {
-        if offered.any(|name| name == "utf-8") {
-            Self::Utf8
-        } else {
-            Self::Utf16
-        }
+        if offered.any(|name| name == "utf-8") { Self::Utf8 } else { Self::Utf16 }
     }
 
     /// The name in the protocol.
@@ -138,11 +134,8 @@ pub fn line_end(text: &Rope, line: usize) -> usize {
 mod tests {
     use super::*;
 
-    const ALL: [PositionEncoding; 3] = [
-        PositionEncoding::Utf8,
-        PositionEncoding::Utf16,
-        PositionEncoding::Utf32,
-    ];
+    const ALL: [PositionEncoding; 3] =
+        [PositionEncoding::Utf8, PositionEncoding::Utf16, PositionEncoding::Utf32];
 
     fn at(line: usize, character: usize) -> Position {
         Position { line, character }
@@ -160,16 +153,8 @@ mod tests {
     fn units_differ_where_characters_are_wide() {
         let text = Rope::from_str("a😀é|\n");
         for (encoding, character) in [(ALL[0], 7), (ALL[1], 4), (ALL[2], 3)] {
-            assert_eq!(
-                encoding.byte_of(&text, at(0, character)),
-                Ok(7),
-                "{encoding:?}"
-            );
-            assert_eq!(
-                encoding.position_of(&text, 7),
-                at(0, character),
-                "{encoding:?}"
-            );
+            assert_eq!(encoding.byte_of(&text, at(0, character)), Ok(7), "{encoding:?}");
+            assert_eq!(encoding.position_of(&text, 7), at(0, character), "{encoding:?}");
         }
     }
 
@@ -177,8 +162,7 @@ mod tests {
     fn past_the_line_is_its_end_whatever_the_line_break() {
         let text = Rope::from_str("ab\r\ncd\nef\rgh");
         for encoding in ALL {
-            let ends =
-                [0, 1, 2, 3].map(|line| encoding.byte_of(&text, at(line, 99)).expect("a line"));
+            let ends = [0, 1, 2, 3].map(|line| encoding.byte_of(&text, at(line, 99)).expect("a line"));
             assert_eq!(ends, [2, 6, 9, 12]);
         }
     }
@@ -205,9 +189,6 @@ mod tests {
     fn a_form_feed_or_line_separator_does_not_end_a_line() {
         let text = Rope::from_str("a\u{c}b\u{2028}c\u{85}d\nnext");
         assert_eq!(text.len_lines(), 2);
-        assert_eq!(
-            PositionEncoding::Utf32.position_of(&text, text.len_bytes()),
-            at(1, 4)
-        );
+        assert_eq!(PositionEncoding::Utf32.position_of(&text, text.len_bytes()), at(1, 4));
     }
 }

@@ -46,11 +46,7 @@ pub struct CompletionSettings {
 
 impl Default for CompletionSettings {
     fn default() -> Self {
-        Self {
-            enabled: true,
-            menu: CompletionMenu::Auto,
-            max_lines: None,
-        }
+        Self { enabled: true, menu: CompletionMenu::Auto, max_lines: None }
     }
 }
 
@@ -121,8 +117,7 @@ impl Settings {
             match key.as_str() {
                 "enabled" => {
                     if let Some(enabled) = reader.boolean(&path, value) {
-                        self.languages
-                            .insert(id.to_owned(), LanguageSettings { enabled });
+                        self.languages.insert(id.to_owned(), LanguageSettings { enabled });
                     }
                 }
                 _ => reader.unknown(path),
@@ -190,8 +185,7 @@ impl Reader {
     }
 
     fn wrong(&mut self, path: &str, expected: &str, value: &Value) {
-        self.wrong
-            .push(format!("`{path}` should be {expected}, not {value}"));
+        self.wrong.push(format!("`{path}` should be {expected}, not {value}"));
     }
 
     fn unknown(&mut self, path: String) {
@@ -201,13 +195,8 @@ impl Reader {
     fn warnings(mut self) -> Vec<String> {
         if !self.unknown.is_empty() {
             let names: Vec<_> = self.unknown.iter().map(|key| format!("`{key}`")).collect();
-            let plural = if names.len() == 1 {
-                "setting"
-            } else {
-                "settings"
-            };
-            self.wrong
-                .insert(0, format!("unknown {plural} {}", names.join(", ")));
+            let plural = if names.len() == 1 { "setting" } else { "settings" };
+            self.wrong.insert(0, format!("unknown {plural} {}", names.join(", ")));
         }
         self.wrong
     }
@@ -230,18 +219,11 @@ mod tests {
         let mut plain = Settings::default();
         assert_eq!(plain.merge(&section), Vec::<String>::new());
         let mut named = Settings::default();
-        assert_eq!(
-            named.merge(&json!({ "redstart": section })),
-            Vec::<String>::new()
-        );
+        assert_eq!(named.merge(&json!({ "redstart": section })), Vec::<String>::new());
         assert_eq!(plain, named);
         assert_eq!(plain.model, Some(PathBuf::from("/models/m")));
         assert_eq!(plain.threads, Some(4));
-        let completion = CompletionSettings {
-            enabled: false,
-            menu: CompletionMenu::On,
-            max_lines: Some(3),
-        };
+        let completion = CompletionSettings { enabled: false, menu: CompletionMenu::On, max_lines: Some(3) };
         assert_eq!(plain.completion, completion);
         assert!(!plain.languages["markdown"].enabled);
     }
@@ -283,10 +265,7 @@ mod tests {
             ]
         );
         assert_eq!(settings, Settings::default());
-        assert_eq!(
-            settings.merge(&json!([1])),
-            ["`the settings` should be an object, not [1]"]
-        );
+        assert_eq!(settings.merge(&json!([1])), ["`the settings` should be an object, not [1]"]);
     }
 
     #[test]

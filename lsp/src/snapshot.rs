@@ -65,28 +65,16 @@ impl Snapshot {
         text: Rope,
     ) -> Self {
         let language_id = language_id.into();
-        let language =
-            Language::from_language_id(&language_id).or_else(|| Language::from_path(&path));
+        let language = Language::from_language_id(&language_id).or_else(|| Language::from_path(&path));
         let syntax = Arc::default();
-        Self {
-            uri: uri.into(),
-            path,
-            language_id,
-            language,
-            version,
-            text,
-            syntax,
-        }
+        Self { uri: uri.into(), path, language_id, language, version, text, syntax }
     }
 
     /// The syntax tree, parsed by the first caller (which may take tens of milliseconds). `None`
     /// without a grammar, and for text that is too long or too slow to parse.
     pub fn syntax_tree(&self) -> Option<&SyntaxTree> {
         let language = self.language?;
-        self.syntax
-            .tree
-            .get_or_init(|| self.syntax.parse(language, &self.text))
-            .as_ref()
+        self.syntax.tree.get_or_init(|| self.syntax.parse(language, &self.text)).as_ref()
     }
 
     /// Replaces bytes of the text, which must be in range and on code point boundaries.
@@ -119,13 +107,7 @@ impl Syntax {
         };
         let mut tree = tree.clone();
         for edit in edits {
-            tree.edit(
-                &edit.before,
-                &edit.after,
-                edit.start,
-                edit.old_end,
-                edit.new_end,
-            );
+            tree.edit(&edit.before, &edit.after, edit.start, edit.old_end, edit.new_end);
         }
         // Out of time, the old tree moved along by the edits is right everywhere but at them.
         let _ = tree.reparse(text, EDIT_BUDGET);
@@ -141,9 +123,6 @@ impl Syntax {
             }
             _ => None,
         };
-        Self {
-            tree: OnceLock::new(),
-            last_parsed,
-        }
+        Self { tree: OnceLock::new(), last_parsed }
     }
 }

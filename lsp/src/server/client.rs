@@ -33,29 +33,18 @@ pub(super) struct ClientProfile {
 impl ClientProfile {
     /// Reads the client's capabilities.
     pub(super) fn new(params: &InitializeParams) -> Self {
-        let ClientCapabilities {
-            workspace,
-            text_document,
-            window,
-            general,
-            ..
-        } = &params.capabilities;
+        let ClientCapabilities { workspace, text_document, window, general, .. } = &params.capabilities;
         let workspace = workspace.as_ref();
         let text_document = text_document.as_ref();
         let action = text_document.and_then(|of| of.code_action.as_ref());
         let diagnostics = workspace.and_then(|of| of.diagnostics.as_ref());
         let refreshes = diagnostics.and_then(|of| of.refresh_support) == Some(true);
-        let offered = general
-            .as_ref()
-            .and_then(|of| of.position_encodings.as_ref());
+        let offered = general.as_ref().and_then(|of| of.position_encodings.as_ref());
         let resolved = action.and_then(|of| of.resolve_support.as_ref());
         let configuration = workspace.and_then(|of| of.did_change_configuration.as_ref());
         Self {
             encoding: PositionEncoding::negotiate(
-                offered
-                    .into_iter()
-                    .flatten()
-                    .map(|encoding| encoding.as_str()),
+                offered.into_iter().flatten().map(|encoding| encoding.as_str()),
             ),
             inline_completion: text_document.is_some_and(|of| of.inline_completion.is_some()),
             pulls_diagnostics: text_document.is_some_and(|of| of.diagnostic.is_some()) && refreshes,
@@ -69,8 +58,7 @@ impl ClientProfile {
                 == Some(true),
             progress: window.as_ref().and_then(|of| of.work_done_progress) == Some(true),
             configuration: workspace.and_then(|of| of.configuration) == Some(true),
-            registers_configuration: configuration.and_then(|of| of.dynamic_registration)
-                == Some(true),
+            registers_configuration: configuration.and_then(|of| of.dynamic_registration) == Some(true),
         }
     }
 }

@@ -35,16 +35,10 @@ pub(super) enum Lenient<T> {
 impl<'de, T: DeserializeOwned> Deserialize<'de> for Lenient<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let value = Value::deserialize(deserializer)?;
-        let uri = value
-            .pointer("/textDocument/uri")
-            .and_then(Value::as_str)
-            .map(str::to_owned);
+        let uri = value.pointer("/textDocument/uri").and_then(Value::as_str).map(str::to_owned);
         Ok(match serde_json::from_value(value) {
             Ok(params) => Self::Read(params),
-            Err(error) => Self::Unreadable {
-                uri,
-                problem: error.to_string(),
-            },
+            Err(error) => Self::Unreadable { uri, problem: error.to_string() },
         })
     }
 }
@@ -68,37 +62,23 @@ pub(super) struct ContentChange {
 
 impl From<ContentChange> for Change {
     fn from(change: ContentChange) -> Self {
-        let range = change
-            .range
-            .map(|range| position(range.start)..position(range.end));
-        Self {
-            range,
-            text: change.text,
-        }
+        let range = change.range.map(|range| position(range.start)..position(range.end));
+        Self { range, text: change.text }
     }
 }
 
 /// A position as it came.
 pub(super) fn position(position: lsp::Position) -> Position {
-    Position {
-        line: position.line as usize,
-        character: position.character as usize,
-    }
+    Position { line: position.line as usize, character: position.character as usize }
 }
 
 /// The protocol's form of a byte range of `text`.
 pub(super) fn range(text: &Rope, bytes: Range<usize>, encoding: PositionEncoding) -> lsp::Range {
     let at = |byte| {
         let Position { line, character } = encoding.position_of(text, byte);
-        lsp::Position {
-            line: saturate(line),
-            character: saturate(character),
-        }
+        lsp::Position { line: saturate(line), character: saturate(character) }
     };
-    lsp::Range {
-        start: at(bytes.start),
-        end: at(bytes.end),
-    }
+    lsp::Range { start: at(bytes.start), end: at(bytes.end) }
 }
 
 fn saturate(number: usize) -> u32 {
@@ -115,11 +95,7 @@ fn line_bytes(text: &Rope, first: usize, last: usize) -> Range<usize> {
 pub(super) fn diagnostic(held: &Held, text: &Rope, encoding: PositionEncoding) -> lsp::Diagnostic {
     let finding = &held.finding;
     let mut bytes = line_bytes(text, finding.first_line, finding.last_line);
-    let blank = text
-        .byte_slice(bytes.clone())
-        .chars()
-        .take_while(|c| matches!(c, ' ' | '\t'))
-        .count();
+    let blank = text.byte_slice(bytes.clone()).chars().take_while(|c| matches!(c, ' ' | '\t')).count();
     if blank < bytes.len() {
         bytes.start += blank;
     }
@@ -142,27 +118,18 @@ pub(super) fn diagnostic(held: &Held, text: &Rope, encoding: PositionEncoding) -
 }
 
 /// The edit that applies a finding's replacement, if it has one.
-pub(super) fn fix(
-    held: &Held,
-    snapshot: &Snapshot,
-    client: &ClientProfile,
-) -> Option<lsp::WorkspaceEdit> {
+pub(super) fn fix(held: &Held, snapshot: &Snapshot, client: &ClientProfile) -> Option<lsp::WorkspaceEdit> {
     let finding = &held.finding;
     let text = &snapshot.text;
     let replacement = finding.replacement.as_ref()?;
     let bytes = line_bytes(text, finding.first_line, finding.last_line);
-    let line_break = text
-        .line(finding.first_line.min(text.len_lines() - 1))
-        .to_string();
+    let line_break = text.line(finding.first_line.min(text.len_lines() - 1)).to_string();
     let replacement = if line_break.ends_with("\r\n") {
         replacement.replace("\r\n", "\n").replace('\n', "\r\n")
     } else {
         replacement.clone()
     };
-    let edit = lsp::TextEdit {
-        range: range(text, bytes, client.encoding),
-        new_text: replacement,
-    };
+    let edit = lsp::TextEdit { range: range(text, bytes, client.encoding), new_text: replacement };
     let uri = lsp::Uri(snapshot.uri.to_string());
     let mut change = lsp::WorkspaceEdit::default();
     if client.versioned_edits {
@@ -171,10 +138,7 @@ pub(super) fn fix(
             text_document_identifier: lsp::TextDocumentIdentifier { uri },
         };
         let edits = vec![lsp::Edit::TextEdit(edit)];
-        let document = lsp::TextDocumentEdit {
-            text_document,
-            edits,
-        };
+        let document = lsp::TextDocumentEdit { text_document, edits };
         change.document_changes = Some(vec![lsp::DocumentChange::TextDocumentEdit(document)]);
     } else {
         change.changes = Some(HashMap::from([(uri, vec![edit])]));
@@ -190,21 +154,13 @@ pub(super) fn path_of(uri: &str) -> PathBuf {
     };
     // What precedes the path is a host, usually none.
     let path = percent_decoded(rest.find('/').map_or("", |at| &rest[at..]));
-    if cfg!(windows) {
-        PathBuf::from(path.trim_start_matches('/'))
-    } else {
-        PathBuf::from(path)
-    }
+    if cfg!(windows) { PathBuf::from(path.trim_start_matches('/')) } else { PathBuf::from(path) }
 }
 
 /// `path` as seen from the workspace folder that holds it; unchanged outside of them.
 pub(super) fn relative(path: PathBuf, folders: &[PathBuf]) -> PathBuf {
-    let inside = folders
-        .iter()
-        .filter_map(|folder| path.strip_prefix(folder).ok());
-    let shortest = inside
-        .min_by_key(|path| path.components().count())
-        .map(Path::to_path_buf);
+    let inside = folders.iter().filter_map(|folder| path.strip_prefix(folder).ok());
+    let shortest = inside.min_by_key(|path| path.components().count()).map(Path::to_path_buf);
     shortest.unwrap_or(path)
 }
 
@@ -227,10 +183,7 @@ mod tests {
     #[test]
     #[cfg(unix)]
     fn uris_become_paths() {
-        assert_eq!(
-            path_of("file:///a/b%20c/%C3%A9.py"),
-            Path::new("/a/b c/é.py")
-        );
+        assert_eq!(path_of("file:///a/b%20c/%C3%A9.py"), Path::new("/a/b c/é.py"));
         assert_eq!(path_of("file://localhost/a"), Path::new("/a"));
         assert_eq!(path_of("untitled:Untitled-1"), Path::new("Untitled-1"));
         assert_eq!(path_of("file:///100%"), Path::new("/100%"));
@@ -240,18 +193,9 @@ mod tests {
     #[cfg(unix)]
     fn paths_are_relative_to_the_innermost_folder() {
         let folders = [PathBuf::from("/w"), PathBuf::from("/w/sub")];
-        assert_eq!(
-            relative(PathBuf::from("/w/sub/x.py"), &folders),
-            Path::new("x.py")
-        );
-        assert_eq!(
-            relative(PathBuf::from("/w/y.py"), &folders),
-            Path::new("y.py")
-        );
-        assert_eq!(
-            relative(PathBuf::from("/z.py"), &folders),
-            Path::new("/z.py")
-        );
+        assert_eq!(relative(PathBuf::from("/w/sub/x.py"), &folders), Path::new("x.py"));
+        assert_eq!(relative(PathBuf::from("/w/y.py"), &folders), Path::new("y.py"));
+        assert_eq!(relative(PathBuf::from("/z.py"), &folders), Path::new("/z.py"));
     }
 
     #[test]

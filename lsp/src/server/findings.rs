@@ -31,10 +31,7 @@ impl Findings {
         held.retain(|held| !overlap(&lines(&held.finding), reviewed));
         for finding in new {
             self.ids += 1;
-            held.push(Held {
-                id: self.ids,
-                finding,
-            });
+            held.push(Held { id: self.ids, finding });
         }
         held.sort_by_key(|held| held.finding.first_line);
         self.revision += 1;
@@ -138,17 +135,9 @@ mod tests {
         assert_eq!(after(&finding, 0..1, 0..4), Some((8, 10)));
         assert_eq!(after(&finding, 2..5, 2..2), Some((2, 4)));
         assert_eq!(after(&finding, 8..9, 8..12), Some((5, 7)));
-        assert_eq!(
-            after(&finding, 5..5, 5..6),
-            Some((6, 8)),
-            "a line inserted above"
-        );
+        assert_eq!(after(&finding, 5..5, 5..6), Some((6, 8)), "a line inserted above");
         assert_eq!(after(&finding, 6..6, 6..7), None, "a line inserted inside");
-        assert_eq!(
-            after(&finding, 8..8, 8..9),
-            Some((5, 7)),
-            "a line inserted below"
-        );
+        assert_eq!(after(&finding, 8..8, 8..9), Some((5, 7)), "a line inserted below");
         assert_eq!(after(&finding, 7..8, 7..8), None);
         assert_eq!(after(&finding, 0..20, 0..20), None);
     }
@@ -160,11 +149,7 @@ mod tests {
         findings.record(&uri, &(0..10), vec![on(3, 3)]);
         findings.record(&uri, &(20..30), vec![on(25, 25), on(21, 22)]);
         findings.record(&uri, &(0..10), vec![on(4, 4)]);
-        let lines: Vec<_> = findings
-            .of(&uri)
-            .iter()
-            .map(|held| held.finding.first_line)
-            .collect();
+        let lines: Vec<_> = findings.of(&uri).iter().map(|held| held.finding.first_line).collect();
         assert_eq!(lines, [4, 21, 25]);
         let id = findings.of(&uri)[1].id;
         assert!(findings.dismiss(&uri, id));

@@ -32,10 +32,7 @@ pub(super) struct FrameReader<R> {
 
 impl<R: AsyncRead + Unpin> FrameReader<R> {
     pub(super) fn new(input: R) -> Self {
-        Self {
-            input: BufReader::new(input),
-            skipping: false,
-        }
+        Self { input: BufReader::new(input), skipping: false }
     }
 
     /// The next message, or what is wrong with it; `None` at the end of the input.
@@ -46,16 +43,11 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
             Some(Ok(length)) => length,
         };
         let mut body = Vec::with_capacity(length.min(1 << 20));
-        (&mut self.input)
-            .take(length as u64)
-            .read_to_end(&mut body)
-            .await?;
+        (&mut self.input).take(length as u64).read_to_end(&mut body).await?;
         if body.len() < length {
             return Ok(None);
         }
-        Ok(Some(
-            parse(&body).map_err(|error| BadFrame::Json(error.to_string())),
-        ))
+        Ok(Some(parse(&body).map_err(|error| BadFrame::Json(error.to_string()))))
     }
 
     /// The length of the body that follows.
@@ -64,10 +56,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         let mut line = Vec::new();
         loop {
             line.clear();
-            (&mut self.input)
-                .take(MAX_HEADER_BYTES)
-                .read_until(b'\n', &mut line)
-                .await?;
+            (&mut self.input).take(MAX_HEADER_BYTES).read_until(b'\n', &mut line).await?;
             if line.is_empty() {
                 return Ok(None);
             }
@@ -99,18 +88,10 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
 /// message ended without a line break. `None` when there is no such header.
 fn content_length(line: &[u8]) -> Option<Result<usize, ()>> {
     let width = LENGTH_HEADER.len();
-    let at = line
-        .windows(width)
-        .rposition(|part| part.eq_ignore_ascii_case(LENGTH_HEADER))?;
+    let at = line.windows(width).rposition(|part| part.eq_ignore_ascii_case(LENGTH_HEADER))?;
     let value = str::from_utf8(line[at + width..].trim_ascii()).unwrap_or_default();
     let length = value.parse().map_err(|_| ());
-    Some(length.and_then(|length| {
-        if length <= MAX_BODY_BYTES {
-            Ok(length)
-        } else {
-            Err(())
-        }
-    }))
+    Some(length.and_then(|length| if length <= MAX_BODY_BYTES { Ok(length) } else { Err(()) }))
 }
 
 /// Whether the line looks like `Name: value`.
@@ -194,21 +175,14 @@ mod tests {
         ] {
             let frames = read(format!("{good}{garbage}\r\n{good}{good}")).await;
             assert_eq!(frames.len(), 4, "{garbage}: {frames:?}");
-            assert!(
-                matches!(frames[1], Err(BadFrame::Header(_))),
-                "{garbage}: {frames:?}"
-            );
+            assert!(matches!(frames[1], Err(BadFrame::Header(_))), "{garbage}: {frames:?}");
             assert_eq!(frames[3], Ok(json!(1)));
         }
     }
 
     #[tokio::test]
     async fn a_broken_body_without_line_break_does_not_swallow_the_next_header() {
-        let frames = read(format!(
-            "Content-Length: x\r\n\r\n{{\"id\":1}}{}",
-            framed("2")
-        ))
-        .await;
+        let frames = read(format!("Content-Length: x\r\n\r\n{{\"id\":1}}{}", framed("2"))).await;
         assert_eq!(frames.last(), Some(&Ok(json!(2))));
         assert_eq!(frames.len(), 2);
     }
@@ -227,13 +201,7 @@ mod tests {
 
     #[tokio::test]
     async fn lone_surrogates_become_replacement_characters() {
-        let frames = read(framed(
-            r#"["a\ud83dz", "\ud83d\ude00", "\\ud83d", "\ude00"]"#,
-        ))
-        .await;
-        assert_eq!(
-            frames,
-            [Ok(json!(["a\u{fffd}z", "😀", "\\ud83d", "\u{fffd}"]))]
-        );
+        let frames = read(framed(r#"["a\ud83dz", "\ud83d\ude00", "\\ud83d", "\ude00"]"#)).await;
+        assert_eq!(frames, [Ok(json!(["a\u{fffd}z", "😀", "\\ud83d", "\u{fffd}"]))]);
     }
 }

@@ -89,11 +89,7 @@ pub(super) async fn run(
     };
     main_loop.running.shutdown().await;
     outbox.close();
-    if !writing.is_finished()
-        && tokio::time::timeout(LAST_WORDS, &mut writing)
-            .await
-            .is_err()
-    {
+    if !writing.is_finished() && tokio::time::timeout(LAST_WORDS, &mut writing).await.is_err() {
         writing.abort();
     }
     reason
@@ -144,23 +140,14 @@ impl MainLoop {
 
     fn respond_error(&self, id: Id, code: ErrorCode, message: String) {
         tracing::warn!("answering with an error: {message}");
-        let error = Error {
-            code,
-            message: message.into(),
-            data: None,
-        };
+        let error = Error { code, message: message.into(), data: None };
         self.outbox.post(&Response::from_error(id, error));
     }
 
     /// Starts on a message.
     fn take(&mut self, message: Value) -> Taken {
-        let id = message
-            .get("id")
-            .and_then(|id| serde_json::from_value::<Id>(id.clone()).ok());
-        if message
-            .get("method")
-            .is_none_or(|method| !method.is_string())
-        {
+        let id = message.get("id").and_then(|id| serde_json::from_value::<Id>(id.clone()).ok());
+        if message.get("method").is_none_or(|method| !method.is_string()) {
             match serde_json::from_value::<Response>(message) {
                 Ok(reply) => drop(self.replies.send(reply).now_or_never()),
                 Err(_) => self.respond_error(
@@ -188,17 +175,10 @@ impl MainLoop {
             && self.running.len() >= MAX_CONCURRENT_REQUESTS
         {
             let message = format!("{MAX_CONCURRENT_REQUESTS} requests are already under way");
-            self.respond_error(
-                id.clone(),
-                ErrorCode::ServerError(SERVER_CANCELLED),
-                message,
-            );
+            self.respond_error(id.clone(), ErrorCode::ServerError(SERVER_CANCELLED), message);
             return Taken::Handled;
         }
-        let asked = Asked {
-            id,
-            method: request.method().to_owned(),
-        };
+        let asked = Asked { id, method: request.method().to_owned() };
         let call = AssertUnwindSafe(self.service.call(request)).catch_unwind();
         let mut call = Box::pin(call);
         match call.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
@@ -249,14 +229,7 @@ impl Asked {
                 Response::from_ok(id, Value::Null)
             } else {
                 let code = ErrorCode::InternalError;
-                Response::from_error(
-                    id,
-                    Error {
-                        code,
-                        message: message.into(),
-                        data: None,
-                    },
-                )
+                Response::from_error(id, Error { code, message: message.into(), data: None })
             });
         }
     }

@@ -27,8 +27,8 @@ use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
 use tower_lsp::gen_lsp_types::{
-    InitializeParams, InitializeResult, InitializedParams, MessageType,
-    PublishDiagnosticsNotification, PublishDiagnosticsParams, Uri,
+    InitializeParams, InitializeResult, InitializedParams, MessageType, PublishDiagnosticsNotification,
+    PublishDiagnosticsParams, Uri,
 };
 use tower_lsp::{Client, LanguageServer, LspService, LspServiceBuilder, jsonrpc};
 
@@ -50,10 +50,7 @@ pub struct ServeOptions {
 
 impl Default for ServeOptions {
     fn default() -> Self {
-        Self {
-            on_settings: None,
-            parent_poll: Duration::from_secs(3),
-        }
+        Self { on_settings: None, parent_poll: Duration::from_secs(3) }
     }
 }
 
@@ -118,10 +115,7 @@ pub async fn serve(
     });
     let (service, socket) = with_methods(builder).finish();
     let reason = main_loop::run(service, socket, input, output, (outbox, writer), &stop).await;
-    Ended {
-        reason,
-        shut_down: shut_down.load(Ordering::Relaxed),
-    }
+    Ended { reason, shut_down: shut_down.load(Ordering::Relaxed) }
 }
 
 /// Every method besides those of the life cycle. Whatever is not here is answered with
@@ -129,10 +123,7 @@ pub async fn serve(
 fn with_methods(builder: LspServiceBuilder<Server>) -> LspServiceBuilder<Server> {
     builder
         .custom_method("textDocument/didOpen", notifications::did_open::did_open)
-        .custom_method(
-            "textDocument/didChange",
-            notifications::did_change::did_change,
-        )
+        .custom_method("textDocument/didChange", notifications::did_change::did_change)
         .custom_method("textDocument/didClose", notifications::did_close::did_close)
         .custom_method("textDocument/didSave", notifications::did_save::did_save)
         .custom_method(
@@ -147,32 +138,14 @@ fn with_methods(builder: LspServiceBuilder<Server>) -> LspServiceBuilder<Server>
             "window/workDoneProgress/cancel",
             notifications::work_done_progress_cancel::work_done_progress_cancel,
         )
-        .custom_method(
-            "textDocument/inlineCompletion",
-            requests::inline_completion::inline_completion,
-        )
+        .custom_method("textDocument/inlineCompletion", requests::inline_completion::inline_completion)
         .custom_method("textDocument/completion", requests::completion::completion)
-        .custom_method(
-            "textDocument/codeAction",
-            requests::code_action::code_action,
-        )
-        .custom_method(
-            "codeAction/resolve",
-            requests::code_action_resolve::code_action_resolve,
-        )
+        .custom_method("textDocument/codeAction", requests::code_action::code_action)
+        .custom_method("codeAction/resolve", requests::code_action_resolve::code_action_resolve)
         .custom_method("textDocument/diagnostic", requests::diagnostic::diagnostic)
-        .custom_method(
-            "workspace/executeCommand",
-            requests::execute_command::execute_command,
-        )
-        .custom_method(
-            "redstart/viewFileText",
-            requests::view_file_text::view_file_text,
-        )
-        .custom_method(
-            "redstart/lastSuggestion",
-            requests::last_suggestion::last_suggestion,
-        )
+        .custom_method("workspace/executeCommand", requests::execute_command::execute_command)
+        .custom_method("redstart/viewFileText", requests::view_file_text::view_file_text)
+        .custom_method("redstart/lastSuggestion", requests::last_suggestion::last_suggestion)
         .custom_method("redstart/status", requests::status::status)
 }
 
@@ -248,11 +221,7 @@ impl Server {
 
     /// How to show the progress of work that we start ourselves.
     fn progress_channel(&self) -> Channel {
-        if self.profile().progress {
-            Channel::Offered
-        } else {
-            Channel::Silent
-        }
+        if self.profile().progress { Channel::Offered } else { Channel::Silent }
     }
 
     /// Sends the findings of a document, if the client does not ask for them itself. Called with the
@@ -265,16 +234,13 @@ impl Server {
         let diagnostics = document.map_or_else(Vec::new, |document| {
             let text = &document.snapshot().text;
             let findings = workspace.findings.of(uri).iter();
-            findings
-                .map(|held| convert::diagnostic(held, text, self.profile().encoding))
-                .collect()
+            findings.map(|held| convert::diagnostic(held, text, self.profile().encoding)).collect()
         });
-        self.outbox
-            .notify::<PublishDiagnosticsNotification>(PublishDiagnosticsParams {
-                uri: Uri(uri.to_owned()),
-                version: document.map(|document| document.snapshot().version),
-                diagnostics,
-            });
+        self.outbox.notify::<PublishDiagnosticsNotification>(PublishDiagnosticsParams {
+            uri: Uri(uri.to_owned()),
+            version: document.map(|document| document.snapshot().version),
+            diagnostics,
+        });
     }
 
     /// Asks a client that pulls diagnostics to do so again, since they changed without an edit.

@@ -46,9 +46,7 @@ pub(super) async fn follow(server: &Server) {
             ModelState::Failed { message } => {
                 drop(progress.take());
                 if last_failure.as_ref() != Some(&message) {
-                    server
-                        .outbox
-                        .show(MessageType::Error, format!("Redstart: {message}"));
+                    server.outbox.show(MessageType::Error, format!("Redstart: {message}"));
                 }
                 last_failure = Some(message);
             }
@@ -61,12 +59,7 @@ pub(super) async fn follow(server: &Server) {
 
 fn show_loading(server: &Server, what: &str) -> Progress {
     if !server.profile().progress {
-        server
-            .outbox
-            .show(MessageType::Info, format!("Redstart: {what}"));
+        server.outbox.show(MessageType::Info, format!("Redstart: {what}"));
     }
-    server
-        .progress
-        .start(server.progress_channel(), "Redstart", what, false)
-        .0
+    server.progress.start(server.progress_channel(), "Redstart", what, false).0
 }

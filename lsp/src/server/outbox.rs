@@ -49,10 +49,7 @@ impl Outbox {
 
     /// Shows a message to the user.
     pub(super) fn show(&self, kind: MessageType, message: impl Into<String>) {
-        let params = ShowMessageParams {
-            kind,
-            message: message.into(),
-        };
+        let params = ShowMessageParams { kind, message: message.into() };
         self.notify::<ShowMessageNotification>(params);
     }
 
@@ -81,9 +78,7 @@ impl Writer {
     /// When the client no longer reads.
     pub(super) async fn run(mut self, mut output: impl AsyncWrite + Unpin) -> io::Result<()> {
         while let Some(Outgoing::Message(body)) = self.messages.recv().await {
-            output
-                .write_all(format!("Content-Length: {}\r\n\r\n", body.len()).as_bytes())
-                .await?;
+            output.write_all(format!("Content-Length: {}\r\n\r\n", body.len()).as_bytes()).await?;
             output.write_all(&body).await?;
             output.flush().await?;
         }

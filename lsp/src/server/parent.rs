@@ -32,9 +32,7 @@ fn parent_id() -> Option<u32> {
 fn is_alive(id: u32) -> bool {
     match std::fs::read_to_string(format!("/proc/{id}/stat")) {
         // Ended, but not yet collected by its own parent. Its name may itself hold parentheses.
-        Ok(stat) => !stat
-            .rsplit_once(") ")
-            .is_some_and(|(_, state)| state.starts_with(['Z', 'X'])),
+        Ok(stat) => !stat.rsplit_once(") ").is_some_and(|(_, state)| state.starts_with(['Z', 'X'])),
         Err(error) => error.kind() != std::io::ErrorKind::NotFound,
     }
 }

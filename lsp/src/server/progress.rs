@@ -7,8 +7,8 @@ use serde_json::Value;
 use tokio::sync::oneshot;
 use tower_lsp::Client;
 use tower_lsp::gen_lsp_types::{
-    ProgressNotification, ProgressParams, ProgressToken, WorkDoneProgressBegin,
-    WorkDoneProgressEnd, WorkDoneProgressReport,
+    ProgressNotification, ProgressParams, ProgressToken, WorkDoneProgressBegin, WorkDoneProgressEnd,
+    WorkDoneProgressReport,
 };
 
 use super::outbox::Outbox;
@@ -36,13 +36,7 @@ pub(super) enum Channel {
 impl ProgressBoard {
     pub(super) fn new(client: Client, outbox: Outbox) -> Self {
         let background = Background::default();
-        Self {
-            client,
-            outbox,
-            background,
-            cancels: Arc::default(),
-            started: Mutex::new(0),
-        }
+        Self { client, outbox, background, cancels: Arc::default(), started: Mutex::new(0) }
     }
 
     /// Starts progress. The second result resolves when the user cancels; never if they cannot.
@@ -71,9 +65,7 @@ impl ProgressBoard {
                 token: token.clone(),
                 title: title.to_owned(),
                 cancellable,
-                state: Mutex::new(State::Unagreed {
-                    message: message.to_owned(),
-                }),
+                state: Mutex::new(State::Unagreed { message: message.to_owned() }),
             }),
             cancels: Arc::clone(&self.cancels),
         };
@@ -177,9 +169,6 @@ impl Shared {
 
     fn send(&self, value: &impl serde::Serialize) {
         let value = serde_json::to_value(value).unwrap_or(Value::Null);
-        self.outbox.notify::<ProgressNotification>(ProgressParams {
-            token: self.token.clone(),
-            value,
-        });
+        self.outbox.notify::<ProgressNotification>(ProgressParams { token: self.token.clone(), value });
     }
 }

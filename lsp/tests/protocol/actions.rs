@@ -171,8 +171,7 @@ async fn a_client_s_own_token_is_used() {
     let mut session = Editor::new(json!({})).start().await;
     session.generator.say("no findings");
     session.open(TEXT).await;
-    let params =
-        json!({ "command": "redstart.review", "arguments": [URI, 3], "workDoneToken": "mine" });
+    let params = json!({ "command": "redstart.review", "arguments": [URI, 3], "workDoneToken": "mine" });
     assert_eq!(session.request("workspace/executeCommand", params).await, json!({ "findings": 0 }));
     session.event("$/progress", |of| of["token"] == "mine" && of["value"]["kind"] == "begin").await;
     session.event("$/progress", |of| of["token"] == "mine" && of["value"]["kind"] == "end").await;

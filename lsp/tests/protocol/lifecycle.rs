@@ -103,7 +103,9 @@ async fn the_server_ends_with_the_editor_s_process() {
     let mut editor = Editor::new(vscode());
     editor.process_id = json!(process.id());
     editor.options.parent_poll = Duration::from_millis(10);
-    let session = editor.start().await;
+    let mut session = editor.start().await;
+    // Answered after `initialized` was dealt with, and with it the first look at the process.
+    session.request("redstart/status", Value::Null).await;
     process.kill().expect("it runs");
     // Not yet waited for: a zombie counts as ended.
     assert_eq!(session.ends_by_itself().await.reason, Reason::ParentEnded);

@@ -66,8 +66,7 @@ impl Editor {
         let (input, output) = tokio::io::split(client_end);
         let output = Arc::new(tokio::sync::Mutex::new(Some(output)));
         let inbox = Arc::new(Inbox::default());
-        let reading =
-            tokio::spawn(read(input, Arc::clone(&output), Arc::clone(&inbox), self.configuration));
+        let reading = tokio::spawn(read(input, Arc::clone(&output), Arc::clone(&inbox), self.configuration));
         let mut session = Session {
             output,
             inbox,
@@ -98,11 +97,7 @@ fn model(generator: &Arc<ScriptedGenerator>, chat: bool) -> LoadedModel {
     let (plugins, warnings) = Plugins::load(&PluginFiles::default());
     LoadedModel {
         generator: Arc::clone(generator) as Arc<dyn Generator>,
-        chat: chat.then(|| ChatFrame {
-            system: part("system"),
-            user: part("user"),
-            reply: part("reply"),
-        }),
+        chat: chat.then(|| ChatFrame { system: part("system"), user: part("user"), reply: part("reply") }),
         hints: PromptHints::default(),
         plugins,
         assembler: Assembler::new(Arc::new(PromptTokenizer(tokenizer)), SEGMENT_CACHE_BYTES),
@@ -331,12 +326,7 @@ pub(crate) fn inline_params(line: u32, character: u32) -> Value {
     })
 }
 
-async fn read(
-    input: ReadHalf<DuplexStream>,
-    output: Output,
-    inbox: Arc<Inbox>,
-    configuration: Value,
-) {
+async fn read(input: ReadHalf<DuplexStream>, output: Output, inbox: Arc<Inbox>, configuration: Value) {
     let mut input = BufReader::new(input);
     while let Some(message) = read_message(&mut input).await {
         let id = message.get("id").map(ToString::to_string);
@@ -349,9 +339,8 @@ async fn read(
                         "workspace/configuration" => json!([configuration]),
                         _ => Value::Null,
                     });
-                    reply = reply.map(|result| {
-                        json!({ "jsonrpc": "2.0", "id": message["id"], "result": result })
-                    });
+                    reply = reply
+                        .map(|result| json!({ "jsonrpc": "2.0", "id": message["id"], "result": result }));
                     received.events.push(message);
                 }
                 (None, id) => {

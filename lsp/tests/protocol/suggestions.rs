@@ -52,8 +52,7 @@ async fn with_a_menu_entry_selected_the_item_begins_with_it() {
     session.generator.say("(1)\n");
     session.open("x = pri\n").await;
     let mut params = inline_params(0, 7);
-    params["context"]["selectedCompletionInfo"] =
-        json!({ "range": range_of([0, 4, 0, 7]), "text": "print" });
+    params["context"]["selectedCompletionInfo"] = json!({ "range": range_of([0, 4, 0, 7]), "text": "print" });
     let item = session.request("textDocument/inlineCompletion", params).await["items"][0].clone();
     assert_eq!(item["insertText"], "print(1)");
     assert_eq!(item["range"], range_of([0, 4, 0, 7]));

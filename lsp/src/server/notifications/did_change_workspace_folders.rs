@@ -11,17 +11,8 @@ pub(in crate::server) async fn did_change_workspace_folders(
     server: &Server,
     params: DidChangeWorkspaceFoldersParams,
 ) {
-    let removed: Vec<_> = params
-        .event
-        .removed
-        .iter()
-        .map(|of| path_of(&of.uri.0))
-        .collect();
-    let added = params
-        .event
-        .added
-        .iter()
-        .map(|folder| path_of(&folder.uri.0));
+    let removed: Vec<_> = params.event.removed.iter().map(|of| path_of(&of.uri.0)).collect();
+    let added = params.event.added.iter().map(|folder| path_of(&folder.uri.0));
     let mut workspace = lock(&server.workspace);
     workspace.folders.retain(|folder| !removed.contains(folder));
     workspace.folders.extend(added);

@@ -7,10 +7,7 @@ use crate::server::convert::Lenient;
 use crate::server::sync::lock;
 
 /// Forgets a document, and takes its findings off the editor's list.
-pub(in crate::server) async fn did_close(
-    server: &Server,
-    params: Lenient<DidCloseTextDocumentParams>,
-) {
+pub(in crate::server) async fn did_close(server: &Server, params: Lenient<DidCloseTextDocumentParams>) {
     let uri = match params {
         Lenient::Read(params) => params.text_document.uri.0,
         Lenient::Unreadable { problem, .. } => {

@@ -9,10 +9,7 @@ use crate::server::sync::lock;
 use crate::snapshot::Snapshot;
 
 /// Takes a document over from the editor.
-pub(in crate::server) async fn did_open(
-    server: &Server,
-    params: Lenient<DidOpenTextDocumentParams>,
-) {
+pub(in crate::server) async fn did_open(server: &Server, params: Lenient<DidOpenTextDocumentParams>) {
     let opened = match params {
         Lenient::Read(params) => params.text_document,
         Lenient::Unreadable { problem, .. } => {

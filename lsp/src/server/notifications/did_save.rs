@@ -7,10 +7,7 @@ use crate::server::convert::Lenient;
 use crate::server::sync::lock;
 
 /// Compares our text with the saved one: a difference between editor and server ends here, at the latest.
-pub(in crate::server) async fn did_save(
-    server: &Server,
-    params: Lenient<DidSaveTextDocumentParams>,
-) {
+pub(in crate::server) async fn did_save(server: &Server, params: Lenient<DidSaveTextDocumentParams>) {
     let Lenient::Read(params) = params else {
         return;
     };
@@ -22,8 +19,7 @@ pub(in crate::server) async fn did_save(
         return;
     };
     if let Some(edit) = document.saved(&text) {
-        let message =
-            format!("{uri} was out of step with the editor; the saved text replaces ours");
+        let message = format!("{uri} was out of step with the editor; the saved text replaces ours");
         server.outbox.log(MessageType::Warning, message);
         if workspace.findings.edited(&uri, &[edit]) {
             server.publish(&workspace, &uri);

@@ -9,11 +9,7 @@ use crate::settings::SECTION;
 /// Starts what goes on for the whole session: settings, the model's state, the editor's life. Ends
 /// with the session.
 pub(in crate::server) async fn initialized(server: &Server) {
-    tokio::join!(
-        follow_settings(server),
-        model_state::follow(server),
-        watch_editor(server)
-    );
+    tokio::join!(follow_settings(server), model_state::follow(server), watch_editor(server));
 }
 
 async fn follow_settings(server: &Server) {
@@ -36,10 +32,7 @@ async fn follow_settings(server: &Server) {
 
 /// Asks the client for its settings and takes them over.
 pub(super) async fn pull_configuration(server: &Server) {
-    let item = ConfigurationItem {
-        scope_uri: None,
-        section: Some(SECTION.to_owned()),
-    };
+    let item = ConfigurationItem { scope_uri: None, section: Some(SECTION.to_owned()) };
     let section = match server.client.configuration(vec![item]).await {
         Ok(mut sections) if !sections.is_empty() => sections.swap_remove(0),
         Ok(_) => Value::Null,

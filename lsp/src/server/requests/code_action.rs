@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tower_lsp::gen_lsp_types::{
-    CodeAction, CodeActionDisabled, CodeActionKind, CodeActionParams, CodeActionResponse,
-    CodeActionTag, CodeActionTriggerKind, Command,
+    CodeAction, CodeActionDisabled, CodeActionKind, CodeActionParams, CodeActionResponse, CodeActionTag,
+    CodeActionTriggerKind, Command,
 };
 use tower_lsp::jsonrpc::Result;
 
@@ -54,12 +54,7 @@ pub(in crate::server) async fn code_action(
         tokio::task::yield_now().await;
         actions.extend(review_action(server, &snapshot, caret));
     }
-    Ok(Some(
-        actions
-            .into_iter()
-            .map(CodeActionResponse::CodeAction)
-            .collect(),
-    ))
+    Ok(Some(actions.into_iter().map(CodeActionResponse::CodeAction).collect()))
 }
 
 /// Whether the client wants actions of `kind`; kinds are paths, and asking for one asks for all below.
@@ -68,9 +63,7 @@ fn wanted(only: Option<&[CodeActionKind]>, kind: &CodeActionKind) -> bool {
     only.is_none_or(|only| {
         only.iter().map(CodeActionKind::as_str).any(|asked| {
             asked.is_empty()
-                || kind
-                    .strip_prefix(asked)
-                    .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+                || kind.strip_prefix(asked).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
         })
     })
 }
@@ -129,13 +122,8 @@ fn for_findings(server: &Server, uri: &str, touched: std::ops::Range<usize>) -> 
         };
         let summary = summary(&held.finding.message);
         if held.finding.replacement.is_some() {
-            let data = FixData {
-                uri: uri.to_owned(),
-                finding: held.id,
-            };
-            let edit = (!profile.resolves_edits)
-                .then(|| fix(held, snapshot, profile))
-                .flatten();
+            let data = FixData { uri: uri.to_owned(), finding: held.id };
+            let edit = (!profile.resolves_edits).then(|| fix(held, snapshot, profile)).flatten();
             actions.push(CodeAction {
                 edit,
                 data: serde_json::to_value(data).ok(),
@@ -163,10 +151,7 @@ fn command(title: &str, command: &str, arguments: Vec<serde_json::Value>) -> Com
 }
 
 fn tags(server: &Server) -> Option<Vec<CodeActionTag>> {
-    server
-        .profile()
-        .action_tags
-        .then(|| vec![CodeActionTag::LLMGenerated])
+    server.profile().action_tags.then(|| vec![CodeActionTag::LLMGenerated])
 }
 
 /// The first sentence or so of a message, for a menu.
@@ -186,8 +171,7 @@ mod tests {
     #[test]
     fn asking_for_a_kind_asks_for_those_below_it() {
         let review = CodeActionKind::Custom(REVIEW_KIND.into());
-        let asks =
-            |only: &'static str| wanted(Some(&[CodeActionKind::Custom(only.into())]), &review);
+        let asks = |only: &'static str| wanted(Some(&[CodeActionKind::Custom(only.into())]), &review);
         assert!(wanted(None, &review));
         assert!(asks("redstart") && asks("redstart.review") && asks(""));
         assert!(!asks("red") && !asks("redstart.review.deep") && !asks("quickfix"));

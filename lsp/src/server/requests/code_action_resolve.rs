@@ -22,20 +22,14 @@ pub(in crate::server) async fn code_action_resolve(
     let data = FixData::deserialize(data)
         .map_err(|error| Error::invalid_params(format!("`data` is not ours: {error}")))?;
     let workspace = lock(&server.workspace);
-    let held = workspace
-        .findings
-        .of(&data.uri)
-        .iter()
-        .find(|held| held.id == data.finding);
+    let held = workspace.findings.of(&data.uri).iter().find(|held| held.id == data.finding);
     let document = workspace.documents.get(&data.uri);
-    let edit = held
-        .zip(document)
-        .and_then(|(held, document)| fix(held, document.snapshot(), server.profile()));
+    let edit =
+        held.zip(document).and_then(|(held, document)| fix(held, document.snapshot(), server.profile()));
     if edit.is_none() {
         return Err(Error {
             code: ErrorCode::ContentModified,
-            message: "the lines of this finding were edited or closed; review the function again"
-                .into(),
+            message: "the lines of this finding were edited or closed; review the function again".into(),
             data: None,
         });
     }

@@ -3,8 +3,7 @@
 use ropey::Rope;
 use tower_lsp::gen_lsp_types::{
     CompletionItem, CompletionItemKind, CompletionItemTextEdit, CompletionList, CompletionParams,
-    CompletionResponse, Documentation, InsertTextFormat, InsertTextMode, MarkupContent, MarkupKind,
-    TextEdit,
+    CompletionResponse, Documentation, InsertTextFormat, InsertTextMode, MarkupContent, MarkupKind, TextEdit,
 };
 use tower_lsp::jsonrpc::Result;
 
@@ -37,11 +36,7 @@ pub(in crate::server) async fn completion(
     Ok(found.map(|(snapshot, suggestion)| {
         let item = item(&snapshot, caret, &suggestion, server.profile().encoding);
         // Incomplete: the next key asks again instead of filtering this entry.
-        let list = CompletionList {
-            is_incomplete: true,
-            items: vec![item],
-            ..Default::default()
-        };
+        let list = CompletionList { is_incomplete: true, items: vec![item], ..Default::default() };
         CompletionResponse::CompletionList(list)
     }))
 }
@@ -56,15 +51,8 @@ fn item(
     // From the start of the word, as editors match what is typed of it with the filter text.
     let start = word_start(text, caret).min(suggestion.range.start);
     let typed = text.byte_slice(start..caret).to_string();
-    let new_text = format!(
-        "{}{}",
-        text.byte_slice(start..suggestion.range.start),
-        suggestion.text
-    );
-    let first_line = new_text
-        .lines()
-        .find(|line| !line.trim().is_empty())
-        .unwrap_or_default();
+    let new_text = format!("{}{}", text.byte_slice(start..suggestion.range.start), suggestion.text);
+    let first_line = new_text.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
     let rest = new_text.strip_prefix(typed.as_str()).unwrap_or(&new_text);
     let filter_text = format!("{typed}{}", rest.lines().next().unwrap_or_default());
     CompletionItem {
@@ -91,11 +79,7 @@ fn item(
 /// Byte offset of the start of the word that ends at `caret`.
 fn word_start(text: &Rope, caret: usize) -> usize {
     let caret_char = text.byte_to_char(caret);
-    let word = text
-        .chars_at(caret_char)
-        .reversed()
-        .take_while(|c| c.is_alphanumeric() || *c == '_')
-        .count();
+    let word = text.chars_at(caret_char).reversed().take_while(|c| c.is_alphanumeric() || *c == '_').count();
     text.char_to_byte(caret_char - word)
 }
 
@@ -120,20 +104,11 @@ mod tests {
     use super::*;
     use crate::assistant::SuggestionStats;
 
-    fn item_for(
-        text: &str,
-        caret: usize,
-        range: std::ops::Range<usize>,
-        new: &str,
-    ) -> CompletionItem {
+    fn item_for(text: &str, caret: usize, range: std::ops::Range<usize>, new: &str) -> CompletionItem {
         let text = Rope::from_str(text);
         let snapshot = Snapshot::new("file:///x.py", PathBuf::from("x.py"), "python", 1, text);
         let stats = SuggestionStats::default();
-        let suggestion = Suggestion {
-            range,
-            text: new.to_owned(),
-            stats,
-        };
+        let suggestion = Suggestion { range, text: new.to_owned(), stats };
         item(&snapshot, caret, &suggestion, PositionEncoding::Utf8)
     }
 
@@ -141,11 +116,7 @@ mod tests {
         let Some(CompletionItemTextEdit::TextEdit(edit)) = &item.text_edit else {
             panic!("a plain text edit")
         };
-        (
-            edit.range.start.character,
-            edit.range.end.character,
-            &edit.new_text,
-        )
+        (edit.range.start.character, edit.range.end.character, &edit.new_text)
     }
 
     #[test]

@@ -21,34 +21,20 @@ pub(in crate::server) async fn diagnostic(
     let result_id = workspace.findings.revision().to_string();
     if params.previous_result_id.as_deref() == Some(result_id.as_str()) {
         let unchanged_document_diagnostic_report = UnchangedDocumentDiagnosticReport { result_id };
-        return Ok(
-            DocumentDiagnosticReport::RelatedUnchangedDocumentDiagnosticReport(
-                RelatedUnchangedDocumentDiagnosticReport {
-                    related_documents: None,
-                    unchanged_document_diagnostic_report,
-                },
-            ),
-        );
-    }
-    let items = workspace
-        .documents
-        .get(uri)
-        .map_or_else(Vec::new, |document| {
-            let text = &document.snapshot().text;
-            let findings = workspace.findings.of(uri).iter();
-            findings
-                .map(|held| to_diagnostic(held, text, server.profile().encoding))
-                .collect()
-        });
-    Ok(
-        DocumentDiagnosticReport::RelatedFullDocumentDiagnosticReport(
-            RelatedFullDocumentDiagnosticReport {
+        return Ok(DocumentDiagnosticReport::RelatedUnchangedDocumentDiagnosticReport(
+            RelatedUnchangedDocumentDiagnosticReport {
                 related_documents: None,
-                full_document_diagnostic_report: FullDocumentDiagnosticReport {
-                    result_id: Some(result_id),
-                    items,
-                },
+                unchanged_document_diagnostic_report,
             },
-        ),
-    )
+        ));
+    }
+    let items = workspace.documents.get(uri).map_or_else(Vec::new, |document| {
+        let text = &document.snapshot().text;
+        let findings = workspace.findings.of(uri).iter();
+        findings.map(|held| to_diagnostic(held, text, server.profile().encoding)).collect()
+    });
+    Ok(DocumentDiagnosticReport::RelatedFullDocumentDiagnosticReport(RelatedFullDocumentDiagnosticReport {
+        related_documents: None,
+        full_document_diagnostic_report: FullDocumentDiagnosticReport { result_id: Some(result_id), items },
+    }))
 }

@@ -25,10 +25,7 @@ pub(in crate::server) async fn execute_command(
     server: &Server,
     params: ExecuteCommandParams,
 ) -> Result<Option<Value>> {
-    let arguments = Arguments {
-        command: &params.command,
-        values: params.arguments,
-    };
+    let arguments = Arguments { command: &params.command, values: params.arguments };
     match params.command.as_str() {
         REVIEW => {
             let uri: String = arguments.get(0, "the document's URI")?;
@@ -45,9 +42,7 @@ pub(in crate::server) async fn execute_command(
         }
         EXPLAIN => {
             let reason: String = arguments.get(0, "the reason")?;
-            server
-                .outbox
-                .show(MessageType::Info, format!("Redstart: {reason}"));
+            server.outbox.show(MessageType::Info, format!("Redstart: {reason}"));
             Ok(None)
         }
         unknown => Err(Error::invalid_params(format!(
@@ -77,10 +72,7 @@ impl Place {
     fn start(&self) -> Position {
         match self {
             // The end of the line, where the caret would be after typing it.
-            Self::Line(line) => Position {
-                line: *line,
-                character: usize::MAX,
-            },
+            Self::Line(line) => Position { line: *line, character: usize::MAX },
             Self::Range(range) => position(range.start),
         }
     }

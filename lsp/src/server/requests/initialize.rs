@@ -2,11 +2,10 @@
 
 use tower_lsp::gen_lsp_types::{
     CodeActionKind, CodeActionOptions, CodeActionProvider, CompletionOptions, DiagnosticOptions,
-    DiagnosticProvider, ExecuteCommandOptions, InitializeParams, InitializeResult,
-    InlineCompletionProvider, PositionEncodingKind, Save, SaveOptions, ServerCapabilities,
-    ServerInfo, TextDocumentSync, TextDocumentSyncKind, TextDocumentSyncOptions,
-    WorkDoneProgressOptions, WorkspaceFolders, WorkspaceFoldersServerCapabilities,
-    WorkspaceOptions,
+    DiagnosticProvider, ExecuteCommandOptions, InitializeParams, InitializeResult, InlineCompletionProvider,
+    PositionEncodingKind, Save, SaveOptions, ServerCapabilities, ServerInfo, TextDocumentSync,
+    TextDocumentSyncKind, TextDocumentSyncOptions, WorkDoneProgressOptions, WorkspaceFolders,
+    WorkspaceFoldersServerCapabilities, WorkspaceOptions,
 };
 
 use super::{code_action, execute_command};
@@ -18,8 +17,7 @@ use crate::server::sync::lock;
 use crate::settings::{CompletionMenu, Settings};
 
 /// After these a suggestion is worth having although no word was begun.
-const TRIGGER_CHARACTERS: [&str; 12] =
-    [".", ":", "(", "[", "{", ",", "=", " ", "\"", "'", "/", ">"];
+const TRIGGER_CHARACTERS: [&str; 12] = [".", ":", "(", "[", "{", ",", "=", " ", "\"", "'", "/", ">"];
 
 /// Notes what the client can do and says what we can. Answers at once, whatever the model is doing.
 pub(in crate::server) fn initialize(server: &Server, params: InitializeParams) -> InitializeResult {
@@ -46,16 +44,12 @@ pub(in crate::server) fn initialize(server: &Server, params: InitializeParams) -
     }
 }
 
-#[expect(
-    deprecated,
-    reason = "clients of the time before workspace folders send only the root"
-)]
+#[expect(deprecated, reason = "clients of the time before workspace folders send only the root")]
 fn folders(params: &InitializeParams) -> Vec<std::path::PathBuf> {
     match &params.workspace_folders_initialize_params.workspace_folders {
-        Some(WorkspaceFolders::WorkspaceFolderList(folders)) => folders
-            .iter()
-            .map(|folder| path_of(&folder.uri.0))
-            .collect(),
+        Some(WorkspaceFolders::WorkspaceFolderList(folders)) => {
+            folders.iter().map(|folder| path_of(&folder.uri.0)).collect()
+        }
         _ => params.root_uri.iter().map(|uri| path_of(&uri.0)).collect(),
     }
 }
@@ -75,9 +69,7 @@ fn capabilities(client: &ClientProfile, settings: &Settings) -> ServerCapabiliti
         text_document_sync: Some(TextDocumentSync::Options(TextDocumentSyncOptions {
             open_close: Some(true),
             change: Some(TextDocumentSyncKind::Incremental),
-            save: Some(Save::SaveOptions(SaveOptions {
-                include_text: Some(true),
-            })),
+            save: Some(Save::SaveOptions(SaveOptions { include_text: Some(true) })),
             ..TextDocumentSyncOptions::default()
         })),
         inline_completion_provider: Some(InlineCompletionProvider::Bool(true)),
@@ -95,9 +87,7 @@ fn capabilities(client: &ClientProfile, settings: &Settings) -> ServerCapabiliti
         })),
         execute_command_provider: Some(ExecuteCommandOptions {
             commands: execute_command::COMMANDS.map(str::to_owned).to_vec(),
-            work_done_progress_options: WorkDoneProgressOptions {
-                work_done_progress: Some(true),
-            },
+            work_done_progress_options: WorkDoneProgressOptions { work_done_progress: Some(true) },
         }),
         diagnostic_provider: client.pulls_diagnostics.then(|| {
             DiagnosticProvider::DiagnosticOptions(DiagnosticOptions {

@@ -39,11 +39,7 @@ pub(in crate::server) async fn inline_completion(
     }))
 }
 
-fn item(
-    snapshot: &Snapshot,
-    suggestion: Suggestion,
-    encoding: PositionEncoding,
-) -> InlineCompletionItem {
+fn item(snapshot: &Snapshot, suggestion: Suggestion, encoding: PositionEncoding) -> InlineCompletionItem {
     InlineCompletionItem {
         insert_text: InsertText::String(suggestion.text),
         filter_text: None,
@@ -63,27 +59,17 @@ async fn after_selected(
 ) -> Option<InlineCompletionItem> {
     let encoding = server.profile().encoding;
     let original = wanted.snapshot.clone();
-    let start = encoding
-        .byte_of(&original.text, position(selected.range.start))
-        .ok()?;
-    let end = encoding
-        .byte_of(&original.text, position(selected.range.end))
-        .ok()?;
+    let start = encoding.byte_of(&original.text, position(selected.range.start)).ok()?;
+    let end = encoding.byte_of(&original.text, position(selected.range.end)).ok()?;
     if !(start..=end).contains(&wanted.caret) {
         return None;
     }
-    wanted.snapshot.edit(&TextEdit {
-        bytes: start..end,
-        inserted: selected.text.clone(),
-    });
+    wanted.snapshot.edit(&TextEdit { bytes: start..end, inserted: selected.text.clone() });
     wanted.caret = start + selected.text.len();
     let caret = wanted.caret;
     let (accepted, suggestion) = suggest(server, wanted, trigger).await?;
     // What the suggestion repeats of the text before the caret is in the entry already.
-    let repeated = accepted
-        .text
-        .byte_slice(suggestion.range.start..caret)
-        .to_string();
+    let repeated = accepted.text.byte_slice(suggestion.range.start..caret).to_string();
     let rest = suggestion.text.strip_prefix(repeated.as_str())?;
     let replaced = start..end + suggestion.range.end.saturating_sub(caret);
     Some(InlineCompletionItem {

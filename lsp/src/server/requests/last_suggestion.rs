@@ -41,9 +41,7 @@ pub(in crate::server) async fn last_suggestion(
     let last = workspace.last_suggestion.get(params.uri.0.as_str());
     Ok(last.map(|last| match last {
         Ok(stats) => made(stats),
-        Err(reason) => LastSuggestion::None {
-            reason: reason.clone(),
-        },
+        Err(reason) => LastSuggestion::None { reason: reason.clone() },
     }))
 }
 

@@ -118,18 +118,13 @@ fn record(
         }
     }
     let count = findings.len();
-    workspace
-        .findings
-        .record(&snapshot.uri, &reviewed, findings);
+    workspace.findings.record(&snapshot.uri, &reviewed, findings);
     server.publish(&workspace, &snapshot.uri);
     server.refresh_diagnostics();
     Some(count)
 }
 
 fn refuse(server: &Server, reason: &str) -> Result<Option<Value>> {
-    server.outbox.show(
-        MessageType::Warning,
-        format!("Redstart cannot review: {reason}"),
-    );
+    server.outbox.show(MessageType::Warning, format!("Redstart cannot review: {reason}"));
     Ok(None)
 }

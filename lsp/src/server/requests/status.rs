@@ -8,11 +8,7 @@ use crate::server::Server;
 
 /// The model's state.
 #[derive(Serialize)]
-#[serde(
-    rename_all = "camelCase",
-    rename_all_fields = "camelCase",
-    tag = "state"
-)]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase", tag = "state")]
 pub(in crate::server) enum Status {
     /// On its way.
     Loading { message: String },
@@ -32,12 +28,8 @@ pub(in crate::server) enum Status {
 /// Says where the model stands.
 pub(in crate::server) async fn status(server: &Server) -> Result<Status> {
     Ok(match &*server.assistant.model().borrow() {
-        ModelState::Loading { what } => Status::Loading {
-            message: what.clone(),
-        },
-        ModelState::Failed { message } => Status::Failed {
-            message: message.clone(),
-        },
+        ModelState::Loading { what } => Status::Loading { message: what.clone() },
+        ModelState::Failed { message } => Status::Failed { message: message.clone() },
         ModelState::Ready(model) => {
             let info = model.generator.model();
             Status::Ready {

@@ -44,23 +44,13 @@ pub(super) fn want(server: &Server, uri: &str, position: Position) -> Option<Wan
     }
     let (snapshot, caret) = place.ok()?;
     let (newer, superseded) = oneshot::channel();
-    let previous = workspace
-        .suggesting
-        .insert(Arc::clone(&snapshot.uri), newer);
-    Some(Wanted {
-        snapshot,
-        caret,
-        previous,
-        superseded,
-    })
+    let previous = workspace.suggesting.insert(Arc::clone(&snapshot.uri), newer);
+    Some(Wanted { snapshot, caret, previous, superseded })
 }
 
 fn refusal(server: &Server, snapshot: &Snapshot) -> Option<String> {
     if !server.settings().suggests_in(&snapshot.language_id) {
-        return Some(format!(
-            "switched off in the settings for {}",
-            snapshot.language_id
-        ));
+        return Some(format!("switched off in the settings for {}", snapshot.language_id));
     }
     match &*server.assistant.model().borrow() {
         ModelState::Ready(_) => None,
@@ -75,12 +65,7 @@ pub(super) async fn suggest(
     wanted: Wanted,
     trigger: Trigger,
 ) -> Option<(Snapshot, Suggestion)> {
-    let Wanted {
-        snapshot,
-        caret,
-        previous,
-        superseded,
-    } = wanted;
+    let Wanted { snapshot, caret, previous, superseded } = wanted;
     // Off the main loop: what follows may compute for a while.
     tokio::task::yield_now().await;
     let result = {
@@ -106,15 +91,10 @@ pub(super) async fn suggest(
     if let Err(NoSuggestion::Superseded) = result {
         return None;
     }
-    let last: LastSuggestion = result
-        .as_ref()
-        .map(|found| found.stats.clone())
-        .map_err(ToString::to_string);
+    let last: LastSuggestion = result.as_ref().map(|found| found.stats.clone()).map_err(ToString::to_string);
     let mut workspace = lock(&server.workspace);
     if workspace.documents.get(&snapshot.uri).is_some() {
-        workspace
-            .last_suggestion
-            .insert(Arc::clone(&snapshot.uri), last);
+        workspace.last_suggestion.insert(Arc::clone(&snapshot.uri), last);
     }
     drop(workspace);
     let mut suggestion = result.ok()?;

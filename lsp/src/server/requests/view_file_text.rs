@@ -24,12 +24,9 @@ pub(in crate::server) async fn view_file_text(
     params: TextDocumentIdentifier,
 ) -> Result<Option<FileText>> {
     let workspace = lock(&server.workspace);
-    Ok(workspace
-        .documents
-        .get(&params.uri.0)
-        .map(|document| FileText {
-            text: document.snapshot().text.to_string(),
-            version: document.snapshot().version,
-            out_of_step: document.out_of_step().map(ToString::to_string),
-        }))
+    Ok(workspace.documents.get(&params.uri.0).map(|document| FileText {
+        text: document.snapshot().text.to_string(),
+        version: document.snapshot().version,
+        out_of_step: document.out_of_step().map(ToString::to_string),
+    }))
 }
