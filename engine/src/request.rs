@@ -187,7 +187,9 @@ pub enum SubmitError {
     #[error("{0}")]
     BadParameter(String),
     /// Texts in the parameters need a tokenizer and the model has none.
-    #[error("stop texts and a required beginning need a tokenizer, and this model directory has no tokenizer.json")]
+    #[error(
+        "stop texts and a required beginning need a tokenizer, and this model directory has no tokenizer.json"
+    )]
     NoTokenizer,
     /// The engine thread has ended.
     #[error("the engine has stopped: {0}")]

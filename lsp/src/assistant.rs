@@ -13,7 +13,6 @@ pub use redstart_syntax::trigger::Trigger;
 use crate::model::{LoadedModel, ModelState, ModelWatch};
 use crate::snapshot::Snapshot;
 
-
 /// One suggestion: replace `range` (byte offsets, within one line, containing the caret) by `text`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Suggestion {
@@ -137,7 +136,11 @@ pub(crate) fn plugin_model(model: &LoadedModel) -> Model {
     Model {
         name: info.name.clone(),
         context_tokens: u32::try_from(info.max_model_len).unwrap_or(u32::MAX),
-        control_tokens: info.tokenizer.as_ref().map(|tokenizer| tokenizer.control_tokens()).unwrap_or_default(),
+        control_tokens: info
+            .tokenizer
+            .as_ref()
+            .map(|tokenizer| tokenizer.control_tokens())
+            .unwrap_or_default(),
         chat: model.chat.clone(),
         facts: vec![
             fact("fim-layout", model.hints.fim_layout.clone()),

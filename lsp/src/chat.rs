@@ -64,7 +64,9 @@ pub fn chat_frame(
     control_tokens: &[String],
 ) -> Result<Option<ChatFrame>, String> {
     let config: TokenizerConfig = match tokenizer_config {
-        Some(bytes) => serde_json::from_slice(bytes).map_err(|error| format!("tokenizer_config.json: {error}"))?,
+        Some(bytes) => {
+            serde_json::from_slice(bytes).map_err(|error| format!("tokenizer_config.json: {error}"))?
+        }
         None => TokenizerConfig::default(),
     };
     let template = match template_file {
@@ -92,7 +94,11 @@ fn render(template: &str, config: &TokenizerConfig, with_system: bool) -> Result
     let mut environment = Environment::new();
     environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
     environment.set_syntax(
-        minijinja::syntax::SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(|error| error.to_string())?,
+        minijinja::syntax::SyntaxConfig::builder()
+            .trim_blocks(true)
+            .lstrip_blocks(true)
+            .build()
+            .map_err(|error| error.to_string())?,
     );
     environment.add_function("raise_exception", |message: String| -> Result<String, minijinja::Error> {
         Err(minijinja::Error::new(minijinja::ErrorKind::InvalidOperation, message))
@@ -166,7 +172,8 @@ mod tests {
     }
 
     fn config(template: &str) -> Vec<u8> {
-        serde_json::to_vec(&serde_json::json!({"chat_template": template, "bos_token": {"content": "<s>"}})).unwrap()
+        serde_json::to_vec(&serde_json::json!({"chat_template": template, "bos_token": {"content": "<s>"}}))
+            .unwrap()
     }
 
     fn control(token: &str) -> Piece {
@@ -181,10 +188,7 @@ mod tests {
     fn chatml_becomes_three_frames() {
         let frame = chat_frame(Some(&config(CHATML)), None, &tokens()).unwrap().unwrap();
         assert_eq!(frame.system, [control("<|im_start|>"), text("system\n")]);
-        assert_eq!(
-            frame.user,
-            [control("<|im_end|>"), text("\n"), control("<|im_start|>"), text("user\n")]
-        );
+        assert_eq!(frame.user, [control("<|im_end|>"), text("\n"), control("<|im_start|>"), text("user\n")]);
         assert_eq!(
             frame.reply,
             [control("<|im_end|>"), text("\n"), control("<|im_start|>"), text("assistant\n")]

@@ -12,9 +12,7 @@ use redstart_syntax::shape;
 use redstart_syntax::stop::{StopPolicy, Verdict};
 use redstart_syntax::trigger::{self, Trigger};
 
-use crate::assistant::{
-    Assistant, NoSuggestion, Suggestion, SuggestionStats, engine_request, plugin_model,
-};
+use crate::assistant::{Assistant, NoSuggestion, Suggestion, SuggestionStats, engine_request, plugin_model};
 use crate::model::LoadedModel;
 use crate::snapshot::Snapshot;
 use crate::window::Window;
@@ -33,15 +31,15 @@ impl Assistant {
     ) -> Result<Suggestion, NoSuggestion> {
         let started = Instant::now();
         let caret = Caret::new(&snapshot.text, caret, snapshot.language);
-        trigger::check(&caret, trigger)
-            .map_err(|reason| NoSuggestion::NotHere(reason.to_string()))?;
+        trigger::check(&caret, trigger).map_err(|reason| NoSuggestion::NotHere(reason.to_string()))?;
         let model = self.ready().map_err(NoSuggestion::NotReady)?;
         let scope = scope::wants_block(&caret, None);
 
         let half_typed = half_typed(caret.line_prefix());
         let context = context(&model, snapshot, &caret, scope, half_typed);
         let mut stats = SuggestionStats::default();
-        let (prompt, tokens) = self.prompt(&model, &context, &mut stats).await.map_err(NoSuggestion::Failed)?;
+        let (prompt, tokens) =
+            self.prompt(&model, &context, &mut stats).await.map_err(NoSuggestion::Failed)?;
         let mut request = engine_request(&model, snapshot, &prompt, tokens, Priority::Typing);
         request.params.begins_with = half_typed.to_owned();
         request.params.top_logprobs = 1;
@@ -94,7 +92,11 @@ fn half_typed(line_prefix: &str) -> &str {
         Some(before) if !before.trim().is_empty() => before.len(),
         _ => without_word.len(),
     };
-    if line_prefix.len() - start > LONGEST || line_prefix.trim().is_empty() { "" } else { &line_prefix[start..] }
+    if line_prefix.len() - start > LONGEST || line_prefix.trim().is_empty() {
+        ""
+    } else {
+        &line_prefix[start..]
+    }
 }
 
 fn context(

@@ -168,7 +168,9 @@ impl Loader {
             let loaded = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
                 load(&source, &loader.options, &loader.plugins)
             }))
-            .unwrap_or_else(|_| Err(format!("loading {} stopped by a defect of Redstart; please report it", source.name())));
+            .unwrap_or_else(|_| {
+                Err(format!("loading {} stopped by a defect of Redstart; please report it", source.name()))
+            });
             let wanted = loader.wanted();
             if wanted.as_ref() == Some(&source) {
                 loader.state.send_replace(match loaded {
@@ -178,7 +180,8 @@ impl Loader {
             }
         };
         if let Err(error) = std::thread::Builder::new().name("redstart-load".into()).spawn(load) {
-            self.state.send_replace(ModelState::Failed { message: format!("cannot start a thread: {error}") });
+            self.state
+                .send_replace(ModelState::Failed { message: format!("cannot start a thread: {error}") });
         }
     }
 }
@@ -251,7 +254,8 @@ pub fn load_engine(source: &ModelSource, options: &RunOptions) -> Result<(Engine
     .map_err(|error| explain(error.to_string()))?;
     let tokenizer = match files.read("tokenizer.json") {
         Some(bytes) => {
-            let parsed = Tokenizer::from_bytes(&bytes).map_err(|error| explain(format!("tokenizer.json: {error}")))?;
+            let parsed =
+                Tokenizer::from_bytes(&bytes).map_err(|error| explain(format!("tokenizer.json: {error}")))?;
             Some(Arc::new(parsed))
         }
         None => None,

@@ -59,7 +59,9 @@ impl Plugins {
         tracing::warn!(plugin = name, error, "plugin failed; using the built-in prompt");
         let mut notices = self.notices.lock().unwrap_or_else(PoisonError::into_inner);
         if notices.told.insert(name.clone()) {
-            notices.pending.push(format!("The prompt plugin {name} failed ({error}). Redstart uses its built-in prompt."));
+            notices.pending.push(format!(
+                "The prompt plugin {name} failed ({error}). Redstart uses its built-in prompt."
+            ));
         }
     }
 

@@ -43,7 +43,11 @@ impl Assistant {
 
         let first_line = snapshot.text.byte_to_line(function.start);
         let last_line = snapshot.text.byte_to_line(function.end.saturating_sub(1).max(function.start));
-        Ok(answer.findings.into_iter().filter_map(|finding| absolute(finding, first_line, last_line)).collect())
+        Ok(answer
+            .findings
+            .into_iter()
+            .filter_map(|finding| absolute(finding, first_line, last_line))
+            .collect())
     }
 }
 
@@ -67,7 +71,10 @@ fn context(model: &LoadedModel, snapshot: &Snapshot, function: &Range<usize>) ->
     }
 }
 
-async fn read(mut generation: Generation, progress: &(dyn Fn(usize) + Send + Sync)) -> Result<String, String> {
+async fn read(
+    mut generation: Generation,
+    progress: &(dyn Fn(usize) + Send + Sync),
+) -> Result<String, String> {
     let mut raw = String::new();
     let mut tokens = 0;
     while let Some(event) = generation.next().await {

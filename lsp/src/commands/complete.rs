@@ -32,7 +32,8 @@ pub(super) struct CompleteArgs {
 
 pub(super) fn run(args: CompleteArgs) -> anyhow::Result<ExitCode> {
     let place = Place::parse(&args.place)?;
-    let bytes = std::fs::read(&place.file).with_context(|| format!("cannot read {}", place.file.display()))?;
+    let bytes =
+        std::fs::read(&place.file).with_context(|| format!("cannot read {}", place.file.display()))?;
     let text = Rope::from_str(
         std::str::from_utf8(&bytes)
             .map_err(|error| anyhow::anyhow!("{} is not UTF-8 text: {error}", place.file.display()))?,
@@ -80,10 +81,15 @@ impl Place {
     fn parse(place: &str) -> anyhow::Result<Self> {
         let mut parts = place.rsplitn(3, ':');
         let (column, line, file) = (parts.next(), parts.next(), parts.next());
-        let number = |part: Option<&str>| part.and_then(|part| part.parse().ok()).filter(|number| *number > 0);
+        let number =
+            |part: Option<&str>| part.and_then(|part| part.parse().ok()).filter(|number| *number > 0);
         match (file, number(line), number(column)) {
-            (Some(file), Some(line), Some(column)) if !file.is_empty() => Ok(Self { file: file.into(), line, column }),
-            _ => bail!("'{place}' is not FILE:LINE:COL with line and column counted from 1, such as src/main.rs:10:5"),
+            (Some(file), Some(line), Some(column)) if !file.is_empty() => {
+                Ok(Self { file: file.into(), line, column })
+            }
+            _ => bail!(
+                "'{place}' is not FILE:LINE:COL with line and column counted from 1, such as src/main.rs:10:5"
+            ),
         }
     }
 

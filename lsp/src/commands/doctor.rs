@@ -24,7 +24,11 @@ pub(super) struct DoctorArgs {
 pub(super) fn run(args: DoctorArgs) -> anyhow::Result<ExitCode> {
     let mut text = String::new();
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    line(&mut text, "redstart", &format!("{} for {}-{}", env!("CARGO_PKG_VERSION"), std::env::consts::ARCH, std::env::consts::OS));
+    line(
+        &mut text,
+        "redstart",
+        &format!("{} for {}-{}", env!("CARGO_PKG_VERSION"), std::env::consts::ARCH, std::env::consts::OS),
+    );
     line(&mut text, "processor", &format!("{cores} cores available"));
     line(&mut text, "gpu", "not used: this version has no CUDA backend yet, the CPU serves");
     print(&text)?;
@@ -54,8 +58,16 @@ fn describe(text: &mut String, loaded: &LoadedModel) {
     let info = loaded.generator.model();
     line(text, "model", &format!("{}, ready in {:.0} ms", info.name, loaded.load_time.as_secs_f64() * 1e3));
     line(text, "backend", &info.description);
-    line(text, "context", &format!("{} tokens; completion prompts of up to {}", info.max_model_len, loaded.hints.window_tokens));
-    line(text, "review", &loaded.can_review().map_or_else(|why| format!("not with this model: {why}"), |()| "works".into()));
+    line(
+        text,
+        "context",
+        &format!("{} tokens; completion prompts of up to {}", info.max_model_len, loaded.hints.window_tokens),
+    );
+    line(
+        text,
+        "review",
+        &loaded.can_review().map_or_else(|why| format!("not with this model: {why}"), |()| "works".into()),
+    );
     for (task, plugin) in [("complete", &loaded.plugins.complete), ("review", &loaded.plugins.review)] {
         let value = match plugin {
             Some(plugin) => format!("{task}: {} {}", plugin.info().name, plugin.info().version),
@@ -78,7 +90,11 @@ fn complete_one_line(text: &mut String, loaded: LoadedModel) -> anyhow::Result<b
     Ok(match outcome {
         Ok(suggestion) => {
             let ms = suggestion.stats.first_line.as_secs_f64() * 1e3;
-            line(text, "completion", &format!("works: 'return ' is continued with {:?} in {ms:.0} ms", suggestion.text));
+            line(
+                text,
+                "completion",
+                &format!("works: 'return ' is continued with {:?} in {ms:.0} ms", suggestion.text),
+            );
             true
         }
         Err(reason) => {

@@ -60,7 +60,9 @@ pub(super) struct InspectArgs {
 
 pub(super) fn run(args: InspectArgs) -> anyhow::Result<ExitCode> {
     let input: Box<dyn Read> = match &args.file {
-        Some(file) => Box::new(std::fs::File::open(file).with_context(|| format!("cannot read {}", file.display()))?),
+        Some(file) => {
+            Box::new(std::fs::File::open(file).with_context(|| format!("cannot read {}", file.display()))?)
+        }
         None => Box::new(std::io::stdin()),
     };
     let defaults = EngineOptions::default();
@@ -75,7 +77,9 @@ pub(super) fn run(args: InspectArgs) -> anyhow::Result<ExitCode> {
             ..defaults
         },
     };
-    let (engine, _) = model::load_engine(&ModelSource::from_option(args.model), &options).map_err(anyhow::Error::msg)?;
-    let summary = inspect::inspect_lines(&engine, BufReader::new(input), std::io::stdout().lock(), args.batch)?;
+    let (engine, _) =
+        model::load_engine(&ModelSource::from_option(args.model), &options).map_err(anyhow::Error::msg)?;
+    let summary =
+        inspect::inspect_lines(&engine, BufReader::new(input), std::io::stdout().lock(), args.batch)?;
     Ok(if summary.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -20,9 +20,17 @@ pub(super) const SAMPLE: &str = include_str!("../../../demo/inventory.py");
 /// What is typed, and after which line of the file. Where `accept` is set, the suggestion on screen
 /// is accepted once that much is typed.
 const TYPING: &[Typing] = &[
-    Typing { after: "        self.items = {}", text: "\n\n    def add(self, name, price):\n        self.items[name] = ", accept: true },
+    Typing {
+        after: "        self.items = {}",
+        text: "\n\n    def add(self, name, price):\n        self.items[name] = ",
+        accept: true,
+    },
     Typing { after: "    def total(self):", text: "\n        return sum(", accept: false },
-    Typing { after: "def load(path):", text: "\n    with open(path) as f:\n        for line in ", accept: true },
+    Typing {
+        after: "def load(path):",
+        text: "\n    with open(path) as f:\n        for line in ",
+        accept: true,
+    },
 ];
 
 struct Typing {
@@ -52,7 +60,8 @@ pub(super) async fn run(model: &ModelArgs, text: String, show: &Show) -> anyhow:
     loader.load(model.source());
     let (client_end, server_end) = tokio::io::duplex(1 << 20);
     let (server_input, server_output) = tokio::io::split(server_end);
-    let server = tokio::spawn(server::serve(server_input, server_output, assistant, server::ServeOptions::default()));
+    let server =
+        tokio::spawn(server::serve(server_input, server_output, assistant, server::ServeOptions::default()));
 
     let (input, output) = tokio::io::split(client_end);
     let mut editor = Editor::start(Client::new(input, output), &path, text, started).await?;
@@ -102,7 +111,10 @@ impl Editor {
         });
         let folders = json!([{"uri": root, "name": "demo"}]);
         client
-            .request("initialize", json!({"processId": null, "capabilities": capabilities, "workspaceFolders": folders}))
+            .request(
+                "initialize",
+                json!({"processId": null, "capabilities": capabilities, "workspaceFolders": folders}),
+            )
             .await?;
         let mut outcome = Outcome { initialize: started.elapsed(), ..Outcome::default() };
         client.notify("initialized", json!({})).await?;
@@ -117,7 +129,9 @@ impl Editor {
             let status = self.client.request("redstart/status", Value::Null).await?;
             match status["state"].as_str() {
                 Some("ready") => break,
-                Some("failed") => bail!("{}", status["message"].as_str().unwrap_or("the model failed to load")),
+                Some("failed") => {
+                    bail!("{}", status["message"].as_str().unwrap_or("the model failed to load"))
+                }
                 _ => tokio::time::sleep(Duration::from_millis(2)).await,
             }
         }
@@ -126,7 +140,10 @@ impl Editor {
     }
 
     fn go_to_end_of(&mut self, line: &str) -> anyhow::Result<()> {
-        let at = self.text.find(&format!("{line}\n")).with_context(|| format!("the sample has no line '{line}'"))?;
+        let at = self
+            .text
+            .find(&format!("{line}\n"))
+            .with_context(|| format!("the sample has no line '{line}'"))?;
         self.caret = at + line.len();
         Ok(())
     }
@@ -166,7 +183,8 @@ impl Editor {
         });
         let answer = self.client.request("textDocument/inlineCompletion", params).await?;
         let round_trip = asked.elapsed();
-        let item = answer.as_array().or_else(|| answer["items"].as_array()).and_then(|items| items.first()).cloned();
+        let item =
+            answer.as_array().or_else(|| answer["items"].as_array()).and_then(|items| items.first()).cloned();
         let stats = match &item {
             Some(_) => self.client.request("redstart/lastSuggestion", json!({"uri": self.uri})).await?,
             None => Value::Null,

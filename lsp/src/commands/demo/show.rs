@@ -83,7 +83,8 @@ impl Show {
 
     pub(super) fn summary(&self, outcome: &Outcome) -> io::Result<()> {
         let shown: Vec<&Keystroke> = outcome.keystrokes.iter().filter(|key| key.ghost.is_some()).collect();
-        let all = |value: &dyn Fn(&Keystroke) -> f64| shown.iter().map(|key| value(key)).collect::<Vec<f64>>();
+        let all =
+            |value: &dyn Fn(&Keystroke) -> f64| shown.iter().map(|key| value(key)).collect::<Vec<f64>>();
         let first_line = all(&|key| key.number("firstLineMs"));
         let overhead = all(&Keystroke::overhead_ms);
         let prompt: f64 = all(&|key| key.number("promptTokens")).iter().sum();
