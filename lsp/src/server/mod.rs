@@ -40,10 +40,13 @@ use self::workspace::Workspace;
 use crate::assistant::Assistant;
 use crate::settings::Settings;
 
+/// Hears of the user's settings.
+pub type OnSettings = Box<dyn Fn(&Settings) + Send + Sync>;
+
 /// How to run a session.
 pub struct ServeOptions {
     /// Called with the user's settings once they are known, and again whenever they change.
-    pub on_settings: Option<Box<dyn Fn(&Settings) + Send + Sync>>,
+    pub on_settings: Option<OnSettings>,
     /// How often to look whether the editor's process still lives.
     pub parent_poll: Duration,
 }

@@ -10,8 +10,13 @@ use tokio::sync::Notify;
 pub(crate) struct ScriptedGenerator {
     info: ModelInfo,
     answer: Mutex<Answer>,
-    held: Mutex<Vec<GenerationSender>>,
+    held: Mutex<Vec<Held>>,
     submitted: Notify,
+}
+
+struct Held {
+    sender: GenerationSender,
+    begins_with: String,
 }
 
 #[derive(Clone)]
@@ -66,22 +71,24 @@ impl ScriptedGenerator {
 
     /// Whether each held generation was cancelled, in the order of submission.
     pub(crate) fn cancelled(&self) -> Vec<bool> {
-        self.held.lock().expect("no panic").iter().map(GenerationSender::is_cancelled).collect()
+        self.held.lock().expect("no panic").iter().map(|held| held.sender.is_cancelled()).collect()
     }
 
     /// Lets a held generation say `text` and end.
     pub(crate) fn release(&self, index: usize, text: &str) {
-        say(&self.held.lock().expect("no panic")[index], text);
+        let held = &self.held.lock().expect("no panic")[index];
+        say(&held.sender, &held.begins_with, text);
     }
 }
 
-fn say(sender: &GenerationSender, text: &str) {
+/// Sends a token per character; first, as the engine would, what the output was told to begin with.
+fn say(sender: &GenerationSender, begins_with: &str, text: &str) {
     sender.send(Event::Started(Usage { prompt_tokens: 10, ..Usage::default() }));
-    for (id, character) in (0..).zip(text.chars()) {
+    for (id, character) in (0..).zip(begins_with.chars().chain(text.chars())) {
         let text = character.to_string();
         sender.send(Event::Token(Token { id, text, top_logprobs: Vec::new() }));
     }
-    sender.send(Event::Finished(FinishReason::MaxTokens, Usage::default()));
+    sender.send(Event::Finished(FinishReason::StopToken(0), Usage::default()));
 }
 
 impl Generator for ScriptedGenerator {
@@ -89,12 +96,13 @@ impl Generator for ScriptedGenerator {
         &self.info
     }
 
-    fn submit(&self, _: Request) -> Result<Generation, SubmitError> {
+    fn submit(&self, request: Request) -> Result<Generation, SubmitError> {
         let (sender, generation) = Generation::channel();
+        let begins_with = request.params.begins_with;
         let answer = self.answer.lock().expect("no panic").clone();
         match answer {
-            Answer::Say(text) => say(&sender, &text),
-            Answer::Hold => self.held.lock().expect("no panic").push(sender),
+            Answer::Say(text) => say(&sender, &begins_with, &text),
+            Answer::Hold => self.held.lock().expect("no panic").push(Held { sender, begins_with }),
             Answer::Panic => panic!("scripted"),
         }
         self.submitted.notify_waiters();
