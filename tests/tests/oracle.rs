@@ -12,6 +12,8 @@
 //! | serving | log-probability, largest | 0.2 | 0.062 |
 //! | serving | prompt NLL | 0.03 | 0.004 |
 
+#![expect(clippy::print_stderr, reason = "a test prints what it measured")]
+
 use std::path::{Path, PathBuf};
 
 use redstart::model::{ModelSource, RunOptions, load_engine};

@@ -1,6 +1,6 @@
 //! The session behind `redstart demo`.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -99,7 +99,7 @@ struct Editor {
 impl Editor {
     async fn start(
         mut client: Client<tokio::io::ReadHalf<DuplexStream>, tokio::io::WriteHalf<DuplexStream>>,
-        path: &PathBuf,
+        path: &Path,
         text: String,
         started: Instant,
     ) -> anyhow::Result<Self> {
