@@ -1,7 +1,7 @@
 //! The prompt plugins a server runs: the shipped ones, and files the user named in their place.
 
 use std::collections::HashSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use redstart_plugins::shipped;
@@ -40,14 +40,22 @@ impl Plugins {
                 return (plugins, problems);
             }
         };
-        for (name, bytes) in [("complete", shipped::COMPLETE), ("review", shipped::REVIEW)] {
-            plugins.add(&host, name, bytes, &mut problems);
-        }
-        for file in &files.0 {
-            let name = file.display().to_string();
-            match std::fs::read(file) {
-                Ok(bytes) => plugins.add(&host, &name, &bytes, &mut problems),
-                Err(error) => problems.push(format!("plugin {name} cannot be read: {error}; it is not used")),
+        // The compiler takes some hundred milliseconds for all of them: each on its own thread.
+        let loaded: Vec<Result<Plugin, String>> = std::thread::scope(|scope| {
+            let shipped = [("complete", shipped::COMPLETE), ("review", shipped::REVIEW)];
+            let shipped = shipped.map(|(name, bytes)| scope.spawn(|| load(&host, name, bytes)));
+            let given = files.0.iter().map(|file| {
+                let host = &host;
+                scope.spawn(move || load_file(host, file))
+            });
+            let threads: Vec<_> = shipped.into_iter().chain(given).collect();
+            let panicked = |_| Err("compiling a plugin panicked; it is not used".to_owned());
+            threads.into_iter().map(|thread| thread.join().unwrap_or_else(panicked)).collect()
+        });
+        for plugin in loaded {
+            match plugin {
+                Ok(plugin) => plugins.add(plugin),
+                Err(problem) => problems.push(problem),
             }
         }
         (plugins, problems)
@@ -70,20 +78,24 @@ impl Plugins {
         std::mem::take(&mut self.notices.lock().unwrap_or_else(PoisonError::into_inner).pending)
     }
 
-    fn add(&mut self, host: &Arc<PluginHost>, name: &str, bytes: &[u8], problems: &mut Vec<String>) {
-        let plugin = match host.load(name, bytes) {
-            Ok(plugin) => Arc::new(plugin),
-            Err(error) => {
-                problems.push(format!("plugin {name} cannot be used: {error}"));
-                return;
-            }
-        };
-        let tasks = &plugin.info().tasks;
-        if tasks.iter().any(|task| task == "complete") {
+    fn add(&mut self, plugin: Plugin) {
+        let plugin = Arc::new(plugin);
+        if plugin.has_task("complete") {
             self.complete = Some(Arc::clone(&plugin));
         }
-        if tasks.iter().any(|task| task == "review") {
-            self.review = Some(Arc::clone(&plugin));
+        if plugin.has_task("review") {
+            self.review = Some(plugin);
         }
     }
+}
+
+fn load(host: &Arc<PluginHost>, name: &str, bytes: &[u8]) -> Result<Plugin, String> {
+    host.load(name, bytes).map_err(|error| format!("plugin {name} cannot be used: {error}"))
+}
+
+fn load_file(host: &Arc<PluginHost>, file: &Path) -> Result<Plugin, String> {
+    let name = file.display().to_string();
+    let bytes = std::fs::read(file)
+        .map_err(|error| format!("plugin {name} cannot be read: {error}; it is not used"))?;
+    load(host, &name, &bytes)
 }

@@ -11,6 +11,8 @@ pub(crate) struct Brackets {
     pub unmatched: Vec<Closer>,
     /// What would close the brackets and quotes that the text leaves open.
     pub open: Vec<char>,
+    /// Whether the text ends inside a string that it opened and that ends with the line: it was cut short.
+    pub cut_string: bool,
 }
 
 /// A closing bracket or quote.
@@ -45,6 +47,8 @@ impl Brackets {
                 None => {}
             }
         }
-        Self { unmatched, open }
+        let in_string = open.last().is_some_and(|c| matches!(c, '"' | '\'' | '`'));
+        let cut_string = in_string && !lexer.in_multiline_string();
+        Self { unmatched, open, cut_string }
     }
 }

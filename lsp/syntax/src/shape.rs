@@ -2,6 +2,7 @@
 
 use crate::brackets::{Brackets, Closer};
 use crate::caret::{Caret, IndentUnit, is_blank, leading_blanks};
+use crate::language::Language;
 use crate::scope::{Scope, line_opens_block};
 use crate::stop::StopPolicy;
 use crate::trigger::{is_binary, is_word};
@@ -29,15 +30,18 @@ pub fn shape(raw: &str, caret: &Caret, scope: Scope) -> Option<Shaped> {
     let text = without_lines_that_follow(&text, caret);
     let (text, replace) = fit_rest_of_line(text, caret);
     let text = text.trim_end();
-    if !says_something(text) || repeats_neighbour(text, caret) {
+    if !says_something(text) || repeats_neighbour(text, caret) || is_cut_short(text, replace, caret) {
         return None;
     }
     Some(Shaped { text: text.replace('\n', caret.line_ending().as_str()), replace })
 }
 
-/// Some models begin with the line that they were to continue.
+/// Some models begin with the line that they were to continue, or with its last comma.
 fn without_repeated_prefix<'text>(text: &'text str, caret: &Caret) -> &'text str {
     let prefix = caret.line_prefix().trim();
+    if let Some(rest) = text.trim_start().strip_prefix(',').filter(|_| prefix.ends_with(',')) {
+        return rest;
+    }
     // A ruler may be the start of a longer one.
     if !prefix.contains(is_word) {
         return text;
@@ -103,20 +107,21 @@ fn first_line_indent(first: &str, caret: &Caret) -> (usize, usize) {
     let unit = caret.indent_unit().width();
     let above = caret.preceding_text_line().unwrap_or_default();
     let above_indent = caret.indent_width(above);
-    let opens = line_opens_block(caret, above);
-    let is_open = opens || above.trim_end().ends_with(['(', '[', '{', ',', '\\', ':']);
-    // A model that begins with blanks means the whole indent, not what is missing of it, unless the
-    // caret stands short of the block that was just opened.
-    let total = match () {
-        () if opens && lead > 0 && own <= above_indent => {
-            let body = above_indent + unit;
-            if own + lead == body { body } else { lead.max(own) }
-        }
-        () => lead.max(own),
-    };
-    let deepest = if is_open { total } else { own.max(above_indent) };
-    let kept = total.min(deepest);
-    (kept - own, total - kept)
+    let comment = caret.language().map_or("#", Language::line_comment);
+    let is_code = !caret.in_string() && !above.trim_start().starts_with(comment);
+    let closes = first.trim_start().starts_with(is_closer);
+    if is_code && !closes && line_opens_block(caret, above) {
+        // Inside the block just opened there is one right indent, and never less.
+        let body = above_indent + unit;
+        let meant = if own + lead == body { body } else { lead.max(own) };
+        let kept = body.max(own);
+        return (kept - own, meant.saturating_sub(kept));
+    }
+    // A model that begins with blanks means the whole indent, not what is missing of it.
+    let meant = lead.max(own);
+    let is_open = above.trim_end().ends_with(['(', '[', '{', ',', '\\', ':']);
+    let kept = if is_open { meant } else { meant.min(own.max(above_indent)) };
+    (kept - own, meant - kept)
 }
 
 /// Turns the model's indent into the document's.
@@ -200,7 +205,7 @@ fn fit_rest_of_line(text: String, caret: &Caret) -> (String, usize) {
         rest = "";
     }
 
-    let Brackets { mut unmatched, open: mut reopened } = Brackets::read(&text, caret);
+    let Brackets { mut unmatched, open: mut reopened, .. } = Brackets::read(&text, caret);
     let closers = leading_closers(rest, caret);
     let same = |(a, b): &(&Closer, &Closer)| a.closer == b.closer;
     let shared = unmatched.iter().zip(&closers).take_while(same).count();
@@ -296,13 +301,26 @@ fn says_something(text: &str) -> bool {
     text.chars().any(|c| !c.is_whitespace() && !is_closer(c) && !matches!(c, '>' | ';' | ','))
 }
 
-/// Whether the line that `text` makes is the line above or below it once more.
+/// Whether the text stops inside a string or before the value of an assignment: the stop policy found no
+/// better place, because the model went round in circles.
+fn is_cut_short(text: &str, replace: usize, caret: &Caret) -> bool {
+    let ends_the_line = replace == 0 && caret.is_suffix_blank();
+    ends_the_line && (text.ends_with(" =") || Brackets::read(text, caret).cut_string)
+}
+
+/// Whether the line that `text` makes says nothing new: the line above or below it once more, or a
+/// variable assigned to itself.
 fn repeats_neighbour(text: &str, caret: &Caret) -> bool {
     if text.contains('\n') {
         return false;
     }
     let line = format!("{}{text}{}", caret.line_prefix(), caret.line_suffix());
     let line = line.trim();
+    if let Some((left, right)) = line.split_once(" = ")
+        && left.trim() == right.trim_end_matches(';').trim()
+    {
+        return true;
+    }
     if line.chars().filter(|&c| is_word(c)).count() < 3 {
         return false;
     }

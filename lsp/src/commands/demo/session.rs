@@ -22,15 +22,11 @@ pub(super) const SAMPLE: &str = include_str!("../../../demo/inventory.py");
 const TYPING: &[Typing] = &[
     Typing {
         after: "        self.items = {}",
-        text: "\n\n    def add(self, name, price):\n        self.items[name] = ",
+        text: "\n\n    def add(self, name, price):\n        if name ",
         accept: true,
     },
-    Typing { after: "    def total(self):", text: "\n        return sum(", accept: false },
-    Typing {
-        after: "def load(path):",
-        text: "\n    with open(path) as f:\n        for line in ",
-        accept: true,
-    },
+    Typing { after: "    def total(self):", text: "\n        result = 0\n        for ", accept: true },
+    Typing { after: "def load(path):", text: "\n    with open(path, ", accept: false },
 ];
 
 struct Typing {
