@@ -326,7 +326,10 @@ fn repeats_neighbour(text: &str, caret: &Caret) -> bool {
     }
     let above = caret.preceding_lines().next();
     let below = caret.following_lines().next();
-    above.into_iter().chain(below).any(|neighbour| neighbour.trim() == line)
+    // A whole statement from next door does not continue one that is begun.
+    let is_statement = !caret.is_prefix_blank() && text.contains(" = ");
+    let repeats = |neighbour: &str| neighbour == line || (is_statement && neighbour == text.trim());
+    above.into_iter().chain(below).any(|neighbour| repeats(neighbour.trim()))
 }
 
 #[cfg(test)]

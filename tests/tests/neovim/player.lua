@@ -140,14 +140,14 @@ local function play()
   ]])
 
   -- Ghost text, accepted with <Tab>.
-  seen.accepted = type_and_see('self.owner = owner', 'self.balance =')
+  seen.accepted = type_and_see('self.owner = owner', 'self.bal')
   if seen.accepted.ghost then
     accept(seen.accepted, '<Tab>')
   end
 
   -- The same, but the user types the first character of the ghost text and at once <Tab>.
   lua('vim.cmd.undo(0)')
-  seen.typed_through = type_and_see('self.owner = owner', 'self.balance =')
+  seen.typed_through = type_and_see('self.owner = owner', 'self.bal')
   if seen.typed_through.ghost then
     local first = vim.fn.strcharpart(seen.typed_through.ghost, 0, 1):gsub('<', '<lt>')
     accept(seen.typed_through, first .. '<Tab>')

@@ -67,8 +67,9 @@ pub(super) async fn run(model: &ModelArgs, text: String, show: &Show) -> anyhow:
         show.heading(typing.after)?;
         let mut ghost = None;
         for character in typing.text.chars() {
+            let typed = Instant::now();
             editor.type_text(&character.to_string()).await?;
-            ghost = editor.suggest(show, character).await?;
+            ghost = editor.suggest(show, character, typed).await?;
         }
         if let (true, Some(item)) = (typing.accept, ghost) {
             editor.accept(&item).await?;
@@ -169,16 +170,15 @@ impl Editor {
         Ok(())
     }
 
-    /// Asks for a completion at the caret, as an editor does after a key, and shows it.
-    async fn suggest(&mut self, show: &Show, typed: char) -> anyhow::Result<Option<Value>> {
-        let asked = Instant::now();
+    /// Asks for a completion at the caret, as an editor does after a key pressed at `pressed`, and shows it.
+    async fn suggest(&mut self, show: &Show, typed: char, pressed: Instant) -> anyhow::Result<Option<Value>> {
         let params = json!({
             "textDocument": {"uri": self.uri},
             "position": self.position(self.caret),
             "context": {"triggerKind": 2},
         });
         let answer = self.client.request("textDocument/inlineCompletion", params).await?;
-        let round_trip = asked.elapsed();
+        let round_trip = pressed.elapsed();
         let item =
             answer.as_array().or_else(|| answer["items"].as_array()).and_then(|items| items.first()).cloned();
         let stats = match &item {

@@ -15,7 +15,7 @@ pub(super) struct Keystroke {
     pub(super) line: String,
     /// The ghost text, where there is one.
     pub(super) ghost: Option<String>,
-    /// From the request's first byte to the answer's last, as the editor sees it.
+    /// From the key to the answer's last byte, the edit included, as the editor sees it.
     pub(super) round_trip: Duration,
     /// The server's account of the suggestion; `null` where there is none.
     pub(super) stats: Value,
@@ -87,6 +87,7 @@ impl Show {
             |value: &dyn Fn(&Keystroke) -> f64| shown.iter().map(|key| value(key)).collect::<Vec<f64>>();
         let first_line = all(&|key| key.number("firstLineMs"));
         let overhead = all(&Keystroke::overhead_ms);
+        let submit = all(&|key| key.number("submitMs"));
         let prompt: f64 = all(&|key| key.number("promptTokens")).iter().sum();
         let cached: f64 = all(&|key| key.number("cachedTokens")).iter().sum();
         let cached_share = if prompt > 0.0 { cached / prompt } else { 0.0 };
@@ -96,6 +97,7 @@ impl Show {
                 "keystrokes": outcome.keystrokes.len(), "suggestions": shown.len(), "accepted": outcome.accepted,
                 "lines": outcome.lines, "initialize_ms": ms(outcome.initialize), "ready_ms": ms(outcome.ready),
                 "first_line_ms": {"p50": percentile(&first_line, 50), "p95": percentile(&first_line, 95)},
+                "submit_ms": {"p50": percentile(&submit, 50), "p95": percentile(&submit, 95)},
                 "overhead_ms": {"p50": percentile(&overhead, 50), "p95": percentile(&overhead, 95)},
                 "cached_prompt_share": cached_share, "resident_mb": resident_mb(),
             });
@@ -104,7 +106,8 @@ impl Show {
         print(&format!(
             "\n{} keys typed, {} suggestions, {} accepted, in a file of {} lines; the server's copy of it is right.\n\
              Time to first complete line  p50 {:.1} ms, p95 {:.1} ms\n\
-             Besides the model            p50 {:.2} ms, p95 {:.2} ms (protocol, prompt, shaping)\n\
+             Request to engine            p50 {:.2} ms, p95 {:.2} ms (window, plugin, tokens)\n\
+             Everything but the model     p50 {:.2} ms, p95 {:.2} ms (edit, protocol, prompt, shaping)\n\
              Prompt tokens from cache     {:.0} %\n\
              initialize answered          {:.1} ms after start\n\
              Model ready                  {:.0} ms after start\n\
@@ -115,6 +118,8 @@ impl Show {
             outcome.lines,
             percentile(&first_line, 50),
             percentile(&first_line, 95),
+            percentile(&submit, 50),
+            percentile(&submit, 95),
             percentile(&overhead, 50),
             percentile(&overhead, 95),
             cached_share * 100.0,
