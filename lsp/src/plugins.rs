@@ -33,7 +33,11 @@ impl Plugins {
     pub fn load(files: &PluginFiles) -> (Self, Vec<String>) {
         let mut plugins = Self { complete: None, review: None, notices: Mutex::default() };
         let mut problems = Vec::new();
-        let host = match PluginHost::new(Limits::default()) {
+        let host = match cache_folder() {
+            Some(folder) => PluginHost::with_cache(Limits::default(), folder),
+            None => PluginHost::new(Limits::default()),
+        };
+        let host = match host {
             Ok(host) => host,
             Err(error) => {
                 problems.push(format!("prompt plugins are off: {error}"));
@@ -98,4 +102,14 @@ fn load_file(host: &Arc<PluginHost>, file: &Path) -> Result<Plugin, String> {
     let bytes = std::fs::read(file)
         .map_err(|error| format!("plugin {name} cannot be read: {error}; it is not used"))?;
     load(host, &name, &bytes)
+}
+
+/// Where compiled plugins are kept: the user's cache folder, as the system has it.
+fn cache_folder() -> Option<PathBuf> {
+    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let caches = absolute("XDG_CACHE_HOME").or_else(|| {
+        let below_home = if cfg!(target_os = "macos") { "Library/Caches" } else { ".cache" };
+        absolute("HOME").map(|home| home.join(below_home))
+    })?;
+    Some(caches.join("redstart/plugins"))
 }

@@ -1,12 +1,14 @@
 //! The sandbox: one wasmtime engine, configured for pure functions, with its clock and its threads.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use wasmtime::component::{Component, Linker};
 use wasmtime::{Config, Engine, ResourceLimiter, Store};
 
+use crate::compiled_cache::CompiledCache;
 use crate::error::PluginError;
 use crate::plugin::Plugin;
 use crate::prompt::bindings::PromptPluginPre;
@@ -61,6 +63,7 @@ impl Default for Limits {
 pub struct PluginHost {
     sandbox: Arc<Sandbox>,
     workers: Workers,
+    cache: Option<CompiledCache>,
 }
 
 /// What a running call needs. The clock stops when the host and the last call are gone.
@@ -76,15 +79,32 @@ impl PluginHost {
     /// # Errors
     /// [`PluginError::Sandbox`] where the machine has no room for them.
     pub fn new(limits: Limits) -> Result<Arc<Self>, PluginError> {
+        Self::start(limits, None)
+    }
+
+    /// [`new`](Self::new), and keeps compiled plugins in `folder`, which must be private to this user;
+    /// otherwise it is not used and the log says so.
+    ///
+    /// # Errors
+    /// As for [`new`](Self::new).
+    pub fn with_cache(limits: Limits, folder: PathBuf) -> Result<Arc<Self>, PluginError> {
+        let cache = CompiledCache::open(folder.clone());
+        let cache = cache.inspect_err(|error| {
+            tracing::warn!(%error, folder = %folder.display(), "compiled plugins are not kept");
+        });
+        Self::start(limits, cache.ok())
+    }
+
+    fn start(limits: Limits, cache: Option<CompiledCache>) -> Result<Arc<Self>, PluginError> {
         let failed = |error: &dyn std::fmt::Display| PluginError::Sandbox(error.to_string());
         let engine = Engine::new(&config()).map_err(|error| failed(&error))?;
         let ticker = Ticker::start(engine.clone()).map_err(|error| failed(&error))?;
         let workers = Workers::start(limits.threads.max(1), THREAD_STACK).map_err(|error| failed(&error))?;
-        Ok(Arc::new(Self { sandbox: Arc::new(Sandbox { engine, limits, ticker }), workers }))
+        Ok(Arc::new(Self { sandbox: Arc::new(Sandbox { engine, limits, ticker }), workers, cache }))
     }
 
-    /// Compiles a plugin, checks that it keeps to the contract and asks what it is. `name` is for the
-    /// log. Takes some ten milliseconds for a small plugin: call it off the request path.
+    /// Compiles a plugin (or takes it from the cache), checks that it keeps to the contract and asks what it
+    /// is. `name` is for the log. Compiling takes a tenth of a second: call it off the request path.
     ///
     /// # Errors
     /// What keeps the plugin from being used.
@@ -94,7 +114,7 @@ impl PluginHost {
             return Err(PluginError::TooLarge { bytes: bytes.len(), limit });
         }
         let started = std::time::Instant::now();
-        let component = compile(&self.sandbox.engine, bytes)?;
+        let component = self.component(bytes)?;
         refuse_imports(&self.sandbox.engine, &component)?;
         check_version(&self.sandbox.engine, &component)?;
         let pre = Linker::new(&self.sandbox.engine)
@@ -104,6 +124,18 @@ impl PluginHost {
         let plugin = Plugin::new(self.clone(), name, pre)?;
         tracing::debug!(plugin = name, elapsed = ?started.elapsed(), "plugin loaded");
         Ok(plugin)
+    }
+
+    fn component(&self, bytes: &[u8]) -> Result<Component, PluginError> {
+        let engine = &self.sandbox.engine;
+        if let Some(component) = self.cache.as_ref().and_then(|cache| cache.get(engine, bytes)) {
+            return Ok(component);
+        }
+        let component = compile(engine, bytes)?;
+        if let Some(cache) = &self.cache {
+            cache.put(engine, bytes, &component);
+        }
+        Ok(component)
     }
 
     /// What plugins may use.

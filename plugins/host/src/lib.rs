@@ -19,6 +19,7 @@
 pub mod assemble;
 pub mod builtin;
 mod check;
+mod compiled_cache;
 mod error;
 mod host;
 mod plugin;
