@@ -141,7 +141,7 @@ pub(crate) fn plugin_model(model: &LoadedModel) -> Model {
             .as_ref()
             .map(|tokenizer| tokenizer.control_tokens())
             .unwrap_or_default(),
-        chat: model.chat.clone(),
+        chat: model.chat.clone().ok(),
         facts: vec![
             fact("fim-layout", model.hints.fim_layout.clone()),
             fact("window-tokens", model.hints.window_tokens.to_string()),
@@ -149,7 +149,8 @@ pub(crate) fn plugin_model(model: &LoadedModel) -> Model {
     }
 }
 
-/// A greedy request for `prompt`. A newer one of the same document and priority supersedes it.
+/// A greedy request for `prompt`. A newer action on the same document supersedes an older one. Suggestions do
+/// not: they reach the engine in any order, and the server drops all but the newest.
 pub(crate) fn engine_request(
     model: &LoadedModel,
     snapshot: &Snapshot,
@@ -160,7 +161,7 @@ pub(crate) fn engine_request(
     let tokenizer = model.generator.model().tokenizer.as_deref();
     let control = |name: &String| tokenizer?.control_token(name);
     let mut hasher = DefaultHasher::new();
-    (&*snapshot.uri, priority as u8).hash(&mut hasher);
+    snapshot.uri.hash(&mut hasher);
     Request {
         prompt: tokens,
         params: SamplingParams {
@@ -170,7 +171,7 @@ pub(crate) fn engine_request(
             ..SamplingParams::default()
         },
         priority,
-        supersede_key: Some(hasher.finish()),
+        supersede_key: (priority == Priority::Action).then(|| hasher.finish()),
         read_prefix_cache: true,
     }
 }

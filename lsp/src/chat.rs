@@ -92,6 +92,8 @@ fn default_template(field: &TemplateField) -> Option<String> {
 /// the head of the user's.
 fn render(template: &str, config: &TokenizerConfig, with_system: bool) -> Result<String, String> {
     let mut environment = Environment::new();
+    // Some thousand steps suffice; a template that loops must not keep the model from loading.
+    environment.set_fuel(Some(200_000));
     environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
     environment.set_syntax(
         minijinja::syntax::SyntaxConfig::builder()

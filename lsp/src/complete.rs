@@ -18,8 +18,8 @@ use crate::snapshot::Snapshot;
 use crate::window::Window;
 
 impl Assistant {
-    /// A suggestion at byte offset `caret`. Dropping the future stops the generation; a later call
-    /// for the same document supersedes an earlier one.
+    /// A suggestion at byte offset `caret`. Dropping the future stops the generation, and
+    /// that is how a newer request ends an older one.
     ///
     /// # Errors
     /// Why there is none.

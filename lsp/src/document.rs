@@ -131,10 +131,7 @@ impl Document {
             }
         }
         for edit in &lines {
-            if self.recent.len() == REMEMBERED_EDITS {
-                self.recent.pop_front();
-            }
-            self.recent.push_back((version, edit.clone()));
+            self.remember(version, edit.clone());
         }
         failure.map_or(Ok(lines), Err)
     }
@@ -151,8 +148,15 @@ impl Document {
             return None;
         }
         let edit = self.replace(text);
-        self.recent.push_back((self.snapshot.version, edit.clone()));
+        self.remember(self.snapshot.version, edit.clone());
         Some(edit)
+    }
+
+    fn remember(&mut self, version: i32, edit: LineEdit) {
+        if self.recent.len() == REMEMBERED_EDITS {
+            self.recent.pop_front();
+        }
+        self.recent.push_back((version, edit));
     }
 
     /// Why nothing should be asked about this document at byte offset `caret`, if so.

@@ -49,9 +49,11 @@ pub enum BadPosition {
 
 impl PositionEncoding {
     /// Chooses from what the client offers by its LSP name, in any order: UTF-8 if it can be had,
-    /// otherwise UTF-16, which every client must support.
-    pub fn negotiate<'a>(mut offered: impl Iterator<Item = &'a str>) -> Self {
-        if offered.any(|name| name == "utf-8") { Self::Utf8 } else { Self::Utf16 }
+    /// then UTF-32, otherwise UTF-16, which every client must support.
+    pub fn negotiate<'a>(offered: impl Iterator<Item = &'a str>) -> Self {
+        let offered: Vec<&str> = offered.collect();
+        let choices = [Self::Utf8, Self::Utf32];
+        choices.into_iter().find(|choice| offered.contains(&choice.name())).unwrap_or(Self::Utf16)
     }
 
     /// The name in the protocol.
@@ -142,10 +144,11 @@ mod tests {
     }
 
     #[test]
-    fn utf8_is_preferred_and_utf16_is_the_default() {
+    fn utf8_is_preferred_then_utf32_and_utf16_is_the_default() {
         let negotiate = |offered: &[&str]| PositionEncoding::negotiate(offered.iter().copied());
         assert_eq!(negotiate(&["utf-16", "utf-8"]), PositionEncoding::Utf8);
-        assert_eq!(negotiate(&["utf-32", "utf-16"]), PositionEncoding::Utf16);
+        assert_eq!(negotiate(&["utf-32", "utf-16"]), PositionEncoding::Utf32);
+        assert_eq!(negotiate(&["utf-16"]), PositionEncoding::Utf16);
         assert_eq!(negotiate(&[]), PositionEncoding::Utf16);
     }
 

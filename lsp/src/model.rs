@@ -20,6 +20,7 @@ use tokio::sync::watch;
 use crate::chat;
 use crate::embedded;
 use crate::plugins::{PluginFiles, Plugins};
+use crate::settings::Settings;
 
 /// Where the model stands.
 #[derive(Clone)]
@@ -48,8 +49,8 @@ pub type ModelWatch = watch::Receiver<ModelState>;
 pub struct LoadedModel {
     /// Generates.
     pub generator: Arc<dyn Generator>,
-    /// How the model frames a conversation; without it there are no reviews.
-    pub chat: Option<ChatFrame>,
+    /// How the model frames a conversation, or why it cannot: without it there are no reviews.
+    pub chat: Result<ChatFrame, String>,
     /// How the model likes its prompts.
     pub hints: PromptHints,
     /// What builds prompts.
@@ -68,10 +69,10 @@ impl LoadedModel {
     /// # Errors
     /// Why not and what to install, in words for the user.
     pub fn can_review(&self) -> Result<(), String> {
-        match self.chat {
-            Some(_) => Ok(()),
-            None => Err(format!(
-                "{} completes code but cannot review it: it has no chat template. Give --model (or the setting \
+        match &self.chat {
+            Ok(_) => Ok(()),
+            Err(why) => Err(format!(
+                "{} completes code but cannot review it: {why}. Give --model (or the setting \
                  \"model\") the directory of an instruct model, such as Qwen2.5-Coder-1.5B-Instruct-AWQ",
                 self.generator.model().name
             )),
@@ -138,11 +139,18 @@ pub struct RunOptions {
     pub engine: EngineOptions,
 }
 
+/// What a load is of. An equal one need not be loaded again.
+#[derive(Clone, PartialEq, Eq)]
+struct Wanted {
+    source: ModelSource,
+    threads: Option<usize>,
+}
+
 /// Loads models on a thread of its own and tells watchers.
 pub struct Loader {
     state: watch::Sender<ModelState>,
     /// What was last asked for; an older load that ends later is thrown away.
-    wanted: Mutex<Option<ModelSource>>,
+    wanted: Mutex<Option<Wanted>>,
     options: RunOptions,
     plugins: PluginFiles,
 }
@@ -161,18 +169,24 @@ impl Loader {
 
     /// Starts loading `source` and returns at once. A model that was ready serves no longer.
     pub fn load(self: &Arc<Self>, source: ModelSource) {
-        *self.wanted() = Some(source.clone());
+        self.load_with(source, self.options.threads);
+    }
+
+    fn load_with(self: &Arc<Self>, source: ModelSource, threads: Option<usize>) {
+        let wanted = Wanted { source: source.clone(), threads };
+        *self.wanted() = Some(wanted.clone());
         self.state.send_replace(ModelState::Loading { what: format!("loading {}", source.name()) });
         let loader = Arc::clone(self);
         let load = move || {
             let loaded = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                load(&source, &loader.options, &loader.plugins)
+                let options = RunOptions { threads, ..loader.options.clone() };
+                load(&source, &options, &loader.plugins)
             }))
             .unwrap_or_else(|_| {
                 Err(format!("loading {} stopped by a defect of Redstart; please report it", source.name()))
             });
-            let wanted = loader.wanted();
-            if wanted.as_ref() == Some(&source) {
+            let newest = loader.wanted();
+            if newest.as_ref() == Some(&wanted) {
                 loader.state.send_replace(match loaded {
                     Ok(model) => ModelState::Ready(Arc::new(model)),
                     Err(message) => ModelState::Failed { message },
@@ -187,15 +201,20 @@ impl Loader {
 }
 
 impl Loader {
-    /// Loads the model that the settings name, unless it is the one already asked for.
-    pub fn use_model(self: &Arc<Self>, directory: Option<PathBuf>) {
-        let source = ModelSource::from_option(directory);
-        if self.wanted().as_ref() != Some(&source) {
-            self.load(source);
+    /// Loads what the settings ask for, unless it is what was asked for last. The command line's word
+    /// stands above the settings'.
+    pub fn apply(self: &Arc<Self>, command_line: &ModelSource, settings: &Settings) {
+        let source = match (command_line, &settings.model) {
+            (ModelSource::Embedded, Some(directory)) => ModelSource::Directory(directory.clone()),
+            _ => command_line.clone(),
+        };
+        let threads = self.options.threads.or(settings.threads);
+        if self.wanted().as_ref() != Some(&Wanted { source: source.clone(), threads }) {
+            self.load_with(source, threads);
         }
     }
 
-    fn wanted(&self) -> MutexGuard<'_, Option<ModelSource>> {
+    fn wanted(&self) -> MutexGuard<'_, Option<Wanted>> {
         self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -216,7 +235,7 @@ pub fn load(source: &ModelSource, options: &RunOptions, files: &PluginFiles) -> 
         (load_engine(source, options), plugins.join())
     });
     let (engine, directory) = engine?;
-    let (plugins, mut warnings) = plugins.map_err(|_| "loading the prompt plugins panicked".to_owned())?;
+    let (plugins, warnings) = plugins.map_err(|_| "loading the prompt plugins panicked".to_owned())?;
 
     let tokenizer = engine.model().tokenizer.clone().ok_or_else(|| {
         format!("{} has no tokenizer.json; copy it there from where the weights came from", source.name())
@@ -226,10 +245,7 @@ pub fn load(source: &ModelSource, options: &RunOptions, files: &PluginFiles) -> 
         directory.read("chat_template.jinja").as_deref(),
         &tokenizer.control_tokens(),
     )
-    .unwrap_or_else(|message| {
-        warnings.push(format!("{}: {message}; reviews are off", source.name()));
-        None
-    });
+    .and_then(|frame| frame.ok_or_else(|| "it has no chat template".to_owned()));
     let hints = prompt_hints(&directory)?;
     let assembler = Assembler::new(Arc::new(PromptTokenizer(tokenizer)), SEGMENT_CACHE_BYTES);
     let generator = Arc::new(engine);

@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use redstart_engine::generator::Generation;
 use redstart_engine::request::{Event, FinishReason, Priority};
-use redstart_plugins::Budget;
 use redstart_plugins::prompt::{Context, Finding as PluginFinding};
+use redstart_plugins::{Budget, PluginError};
 
 use crate::assistant::{Assistant, Finding, Severity, engine_request, plugin_model};
 use crate::model::LoadedModel;
@@ -31,7 +31,10 @@ impl Assistant {
         model.can_review()?;
         let plugin = model.plugins.review.as_ref().ok_or("no plugin can review; see the server's log")?;
         let context = context(&model, snapshot, &function);
-        let failed = |error: redstart_plugins::PluginError| format!("the review plugin failed: {error}");
+        let failed = |error: PluginError| match error {
+            PluginError::Returned(reason) => reason,
+            other => format!("the review plugin failed: {other}"),
+        };
 
         let prompt = plugin.build(context.clone()).await.map_err(failed)?;
         let budget = Budget::of(&prompt, model.generator.model().max_model_len);

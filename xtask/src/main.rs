@@ -37,7 +37,12 @@ enum Chore {
 fn main() -> ExitCode {
     let outcome = match Cli::parse().chore {
         Chore::Test(options) => test::run(&options),
-        Chore::Plugins(args) => plugins::run(args).map(|()| true),
+        Chore::Plugins(args) => plugins::run(args).map(|skipped| {
+            if let Some(reason) = skipped {
+                println!("plugins: not checked, because {reason}");
+            }
+            true
+        }),
         Chore::Neovim(options) => neovim::run(&options).map(|()| true),
     };
     match outcome {

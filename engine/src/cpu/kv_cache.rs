@@ -116,7 +116,8 @@ impl Zeroed {
     }
 
     fn layout(len: usize) -> Option<Layout> {
-        Layout::array::<u16>(len).ok()?.align_to(64).ok()
+        // No stricter alignment: the allocator would then clear the memory itself, and touch every page.
+        Layout::array::<u16>(len).ok()
     }
 
     fn as_slice(&self) -> &[u16] {

@@ -47,7 +47,7 @@ pub(super) struct InspectArgs {
     chunk: Option<usize>,
 
     /// Worker threads. Default: the physical cores, at most eight
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = super::thread_count)]
     threads: Option<usize>,
 
     /// Memory for the KV cache, in MB
@@ -66,6 +66,12 @@ pub(super) fn run(args: InspectArgs) -> anyhow::Result<ExitCode> {
         None => Box::new(std::io::stdin()),
     };
     let defaults = EngineOptions::default();
+    if args.chunk.is_some_and(|chunk| chunk <= args.batch) {
+        anyhow::bail!(
+            "--chunk must be larger than --batch ({}), so that every line can go on in a step",
+            args.batch
+        );
+    }
     let options = RunOptions {
         threads: args.threads,
         exact: args.exact,

@@ -30,11 +30,12 @@ pub(super) struct LspArgs {
 pub(super) fn run(args: LspArgs) -> anyhow::Result<ExitCode> {
     let loader = Loader::new(args.model.options(), args.model.plugins());
     let assistant = Assistant::new(loader.watch());
-    loader.load(args.model.source());
-    let mut options = server::ServeOptions::default();
-    if args.model.model.is_none() {
-        options.on_settings = Some(Box::new(move |settings| loader.use_model(settings.model.clone())));
-    }
+    let source = args.model.source();
+    loader.load(source.clone());
+    let options = server::ServeOptions {
+        on_settings: Some(Box::new(move |settings| loader.apply(&source, settings))),
+        ..server::ServeOptions::default()
+    };
     let runtime = runtime()?;
     let ended = runtime.block_on(server::serve(tokio::io::stdin(), tokio::io::stdout(), assistant, options));
     // A read of stdin cannot be interrupted; waiting for it would hang the exit.

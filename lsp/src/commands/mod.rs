@@ -46,7 +46,7 @@ struct ModelArgs {
     model: Option<PathBuf>,
 
     /// Worker threads. Default: the physical cores, at most eight
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = thread_count)]
     threads: Option<usize>,
 
     /// Memory for the KV cache, in MB
@@ -81,6 +81,14 @@ impl ModelArgs {
 
     fn plugins(&self) -> PluginFiles {
         PluginFiles(self.plugin.clone())
+    }
+}
+
+/// A number of threads that makes sense on some machine.
+fn thread_count(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(count @ 1..=256) => Ok(count),
+        _ => Err("a number from 1 to 256 is wanted".to_owned()),
     }
 }
 

@@ -10,6 +10,7 @@ use super::findings::Findings;
 use crate::assistant::SuggestionStats;
 use crate::document::{Documents, Unsuitable};
 use crate::encoding::{BadPosition, Position, PositionEncoding};
+use crate::server::requests::suggest::Shown;
 use crate::snapshot::Snapshot;
 
 /// Documents, findings and the state of suggestions.
@@ -24,7 +25,7 @@ pub(super) struct Workspace {
     /// What became of the last request for a suggestion, by document.
     pub(super) last_suggestion: HashMap<Arc<str>, LastSuggestion>,
     /// The request for a suggestion that is under way, by document: dropping the sender ends it.
-    pub(super) suggesting: HashMap<Arc<str>, oneshot::Sender<()>>,
+    pub(super) suggesting: HashMap<(Arc<str>, Shown), oneshot::Sender<()>>,
 }
 
 /// What became of a request for a suggestion: its account, or why there was none.
@@ -69,7 +70,7 @@ impl Workspace {
     pub(super) fn close(&mut self, uri: &str) -> bool {
         self.documents.close(uri);
         self.last_suggestion.remove(uri);
-        self.suggesting.remove(uri);
+        self.suggesting.retain(|(document, _), _| **document != *uri);
         self.findings.clear(uri)
     }
 }

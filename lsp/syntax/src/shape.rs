@@ -22,7 +22,8 @@ pub fn shape(raw: &str, caret: &Caret, scope: Scope) -> Option<Shaped> {
     let mut policy = StopPolicy::new(caret, scope);
     policy.push(raw);
     let text = policy.accepted().replace("\r\n", "\n").replace('\r', "\n");
-    if text.chars().any(is_binary) {
+    // U+FFFD stands for half a character at a limit, or for bytes that are none.
+    if text.chars().any(|c| is_binary(c) || c == char::REPLACEMENT_CHARACTER) {
         return None;
     }
     let text = without_repeated_prefix(&text, caret);

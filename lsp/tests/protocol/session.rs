@@ -97,7 +97,9 @@ fn model(generator: &Arc<ScriptedGenerator>, chat: bool) -> LoadedModel {
     let (plugins, warnings) = Plugins::load(&PluginFiles::default());
     LoadedModel {
         generator: Arc::clone(generator) as Arc<dyn Generator>,
-        chat: chat.then(|| ChatFrame { system: part("system"), user: part("user"), reply: part("reply") }),
+        chat: chat
+            .then(|| ChatFrame { system: part("system"), user: part("user"), reply: part("reply") })
+            .ok_or_else(|| "it has no chat template".to_owned()),
         hints: PromptHints::default(),
         plugins,
         assembler: Assembler::new(Arc::new(PromptTokenizer(tokenizer)), SEGMENT_CACHE_BYTES),

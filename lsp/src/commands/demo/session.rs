@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 use serde_json::{Value, json};
 use tokio::io::DuplexStream;
 
-use super::show::{Keystroke, Outcome, Show};
+use super::show::{Keystroke, Outcome, Show, resident_mb};
 use crate::assistant::Assistant;
 use crate::client::Client;
 use crate::commands::ModelArgs;
@@ -23,7 +23,7 @@ const TYPING: &[Typing] = &[
     Typing {
         after: "        self.items = {}",
         text: "\n\n    def add(self, name, price):\n        if name ",
-        accept: true,
+        accept: false,
     },
     Typing { after: "    def total(self):", text: "\n        result = 0\n        for ", accept: true },
     Typing { after: "def load(path):", text: "\n    with open(path, ", accept: false },
@@ -77,6 +77,7 @@ pub(super) async fn run(model: &ModelArgs, text: String, show: &Show) -> anyhow:
         }
     }
     editor.check_text().await?;
+    editor.outcome.resident_mb = resident_mb();
     editor.client.request("shutdown", Value::Null).await?;
     editor.client.notify("exit", Value::Null).await?;
     server.await?;

@@ -29,6 +29,8 @@ pub(super) struct Outcome {
     pub(super) lines: usize,
     pub(super) keystrokes: Vec<Keystroke>,
     pub(super) accepted: usize,
+    /// Resident memory of the process with the model in it, where the system tells.
+    pub(super) resident_mb: Option<u64>,
 }
 
 /// Prints as the session goes.
@@ -99,7 +101,7 @@ impl Show {
                 "first_line_ms": {"p50": percentile(&first_line, 50), "p95": percentile(&first_line, 95)},
                 "submit_ms": {"p50": percentile(&submit, 50), "p95": percentile(&submit, 95)},
                 "overhead_ms": {"p50": percentile(&overhead, 50), "p95": percentile(&overhead, 95)},
-                "cached_prompt_share": cached_share, "resident_mb": resident_mb(),
+                "cached_prompt_share": cached_share, "resident_mb": outcome.resident_mb,
             });
             return print(&format!("{summary}\n"));
         }
@@ -125,7 +127,7 @@ impl Show {
             cached_share * 100.0,
             ms(outcome.initialize),
             ms(outcome.ready),
-            resident_mb().map_or("unknown".into(), |mb| format!("{mb} MB resident")),
+            outcome.resident_mb.map_or("unknown".into(), |mb| format!("{mb} MB resident")),
         ))
     }
 }
@@ -168,7 +170,7 @@ fn percentile(values: &[f64], percent: usize) -> f64 {
 }
 
 /// Resident memory of this process, where the system tells.
-fn resident_mb() -> Option<u64> {
+pub(super) fn resident_mb() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
     let kilobytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;

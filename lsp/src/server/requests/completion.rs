@@ -7,7 +7,7 @@ use tower_lsp::gen_lsp_types::{
 };
 use tower_lsp::jsonrpc::Result;
 
-use super::suggest::{suggest, want};
+use super::suggest::{Shown, suggest, want};
 use crate::assistant::{Suggestion, Trigger};
 use crate::encoding::PositionEncoding;
 use crate::server::Server;
@@ -27,7 +27,7 @@ pub(in crate::server) async fn completion(
         return Ok(None);
     }
     let at = params.text_document_position_params;
-    let Some(wanted) = want(server, &at.text_document.uri.0, position(at.position)) else {
+    let Some(wanted) = want(server, &at.text_document.uri.0, position(at.position), Shown::Menu) else {
         return Ok(None);
     };
     let caret = wanted.caret;

@@ -6,7 +6,7 @@ use tower_lsp::gen_lsp_types::{
 };
 use tower_lsp::jsonrpc::Result;
 
-use super::suggest::{Wanted, suggest, want};
+use super::suggest::{Shown, Wanted, suggest, want};
 use crate::assistant::{Suggestion, Trigger};
 use crate::encoding::PositionEncoding;
 use crate::server::Server;
@@ -20,7 +20,7 @@ pub(in crate::server) async fn inline_completion(
     params: InlineCompletionParams,
 ) -> Result<Option<InlineCompletionResponse>> {
     let at = params.text_document_position_params;
-    let Some(wanted) = want(server, &at.text_document.uri.0, position(at.position)) else {
+    let Some(wanted) = want(server, &at.text_document.uri.0, position(at.position), Shown::Inline) else {
         return Ok(None);
     };
     let trigger = match params.context.trigger_kind {

@@ -10,5 +10,5 @@ pub(super) mod inline_completion;
 pub(super) mod last_suggestion;
 mod review;
 pub(super) mod status;
-mod suggest;
+pub(super) mod suggest;
 pub(super) mod view_file_text;

@@ -15,6 +15,15 @@ use crate::server::sync::lock;
 use crate::server::workspace::LastSuggestion;
 use crate::snapshot::Snapshot;
 
+/// Where a suggestion is shown. An editor may ask for both at a keystroke; neither ends the other.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(in crate::server) enum Shown {
+    /// As ghost text.
+    Inline,
+    /// In the completion menu.
+    Menu,
+}
+
 /// Where a suggestion is wanted.
 pub(super) struct Wanted {
     /// The document.
@@ -29,7 +38,7 @@ pub(super) struct Wanted {
 
 /// Takes the snapshot and supersedes the request before. Must be called before the handler's first
 /// `await`. `None`: there is nothing to suggest here, and `redstart/lastSuggestion` says why.
-pub(super) fn want(server: &Server, uri: &str, position: Position) -> Option<Wanted> {
+pub(super) fn want(server: &Server, uri: &str, position: Position, shown: Shown) -> Option<Wanted> {
     let mut workspace = lock(&server.workspace);
     let place = workspace.place(uri, position, server.profile().encoding);
     let refusal = match &place {
@@ -44,7 +53,7 @@ pub(super) fn want(server: &Server, uri: &str, position: Position) -> Option<Wan
     }
     let (snapshot, caret) = place.ok()?;
     let (newer, superseded) = oneshot::channel();
-    let previous = workspace.suggesting.insert(Arc::clone(&snapshot.uri), newer);
+    let previous = workspace.suggesting.insert((Arc::clone(&snapshot.uri), shown), newer);
     Some(Wanted { snapshot, caret, previous, superseded })
 }
 
@@ -65,9 +74,13 @@ pub(super) async fn suggest(
     wanted: Wanted,
     trigger: Trigger,
 ) -> Option<(Snapshot, Suggestion)> {
-    let Wanted { snapshot, caret, previous, superseded } = wanted;
+    let Wanted { snapshot, caret, previous, mut superseded } = wanted;
     // Off the main loop: what follows may compute for a while.
     tokio::task::yield_now().await;
+    // Tasks run in any order: a newer request may have been here first.
+    if !matches!(superseded.try_recv(), Err(oneshot::error::TryRecvError::Empty)) {
+        return None;
+    }
     let result = {
         let mut complete = Box::pin(server.assistant.complete(&snapshot, caret, trigger));
         // Started before the previous request is ended, so that the assistant can carry on with the

@@ -38,6 +38,16 @@ pub(crate) fn parse(raw: &str, lines: usize) -> Vec<Finding> {
     findings
 }
 
+/// Whether an answer without findings says that there are none, rather than something else.
+pub(crate) fn says_none(raw: &str) -> bool {
+    let answer =
+        raw.trim().trim_matches(|c: char| !c.is_alphanumeric() && !"[]{}".contains(c)).to_lowercase();
+    let words = ["no findings", "no issues", "no problems", "nothing to report", "none"];
+    let empty_json = ["[]", "{}", "\"findings\": []", "\"findings\":[]"];
+    words.iter().any(|word| answer.starts_with(word) || answer.ends_with(word))
+        || empty_json.iter().any(|json| answer.contains(json))
+}
+
 /// The text from the brace it starts with to the matching one.
 fn balanced(text: &str) -> Option<&str> {
     let (mut depth, mut in_string, mut escaped) = (0usize, false, false);

@@ -23,6 +23,10 @@ impl PromptPlugin for Review {
 
     fn finish(context: Context, raw: String) -> Result<Answer, String> {
         let findings = findings::parse(&raw, context.focus.lines().count());
+        if findings.is_empty() && !findings::says_none(&raw) {
+            let beginning: String = raw.trim().chars().take(80).collect();
+            return Err(format!("the model's answer is not a review; it begins with {beginning:?}"));
+        }
         Ok(Answer { insertions: Vec::new(), findings, facts: Vec::new() })
     }
 }

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 use redstart_plugin_sdk::{ChatFrame, Context, Model, Piece, Stability};
 
-use crate::findings::parse;
+use crate::findings::{parse, says_none};
 use crate::question::build;
 
 fn context() -> Context {
@@ -97,6 +97,23 @@ fn wrappings() {
 fn nothing_found() {
     for raw in ["no findings", "", "[]", "{\"findings\": []}", "{}", "{ { {"] {
         assert!(parse(raw, 2).is_empty(), "{raw}");
+    }
+}
+
+#[test]
+fn an_answer_that_is_no_review_is_not_taken_for_a_clean_one() {
+    for clean in [
+        "no findings",
+        "No findings.\n",
+        "**No issues**",
+        "[]",
+        "{\"findings\": []}",
+        "The code is fine: no findings",
+    ] {
+        assert!(says_none(clean), "{clean}");
+    }
+    for other in ["", "def f():\n    return none_of(x)", "self.name = name\nself.name = name", "{ { {"] {
+        assert!(!says_none(other), "{other}");
     }
 }
 
