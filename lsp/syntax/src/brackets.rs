@@ -13,6 +13,8 @@ pub(crate) struct Brackets {
     pub open: Vec<char>,
     /// Whether the text ends inside a string that it opened and that ends with the line: it was cut short.
     pub cut_string: bool,
+    /// Whether the text ends inside a comment.
+    pub in_comment: bool,
 }
 
 /// A closing bracket or quote.
@@ -49,6 +51,6 @@ impl Brackets {
         }
         let in_string = open.last().is_some_and(|c| matches!(c, '"' | '\'' | '`'));
         let cut_string = in_string && !lexer.in_multiline_string();
-        Self { unmatched, open, cut_string }
+        Self { unmatched, open, cut_string, in_comment: lexer.in_comment() }
     }
 }

@@ -302,11 +302,15 @@ fn says_something(text: &str) -> bool {
     text.chars().any(|c| !c.is_whitespace() && !is_closer(c) && !matches!(c, '>' | ';' | ','))
 }
 
-/// Whether the text stops inside a string or before the value of an assignment: the stop policy found no
-/// better place, because the model went round in circles.
+/// Whether the text stops where nothing can follow: inside a string or before the value of an assignment,
+/// because the model went round in circles, or inside a comment with code right of the caret.
 fn is_cut_short(text: &str, replace: usize, caret: &Caret) -> bool {
-    let ends_the_line = replace == 0 && caret.is_suffix_blank();
-    ends_the_line && (text.ends_with(" =") || Brackets::read(text, caret).cut_string)
+    let brackets = Brackets::read(text, caret);
+    if replace == 0 && caret.is_suffix_blank() {
+        return text.ends_with(" =") || brackets.cut_string;
+    }
+    // It would comment out what is right of the caret.
+    brackets.in_comment && !caret.in_comment()
 }
 
 /// Whether the line that `text` makes says nothing new: the line above or below it once more, or a
