@@ -18,7 +18,6 @@ use crate::repository;
 
 /// The Debian release that first has Neovim 0.12.
 const SUITE: &str = "forky";
-const MIRROR: &str = "http://deb.debian.org/debian";
 /// The keys of Debian's archive, where Debian and its derivatives install them.
 const KEYRINGS: &[&str] =
     &["/usr/share/keyrings/debian-archive-keyring.gpg", "/usr/share/keyrings/debian-archive-keyring.pgp"];
@@ -144,6 +143,15 @@ fn fetch(dir: &Path) -> Result<Neovim> {
     probe(&dir.join("nvim"))
 }
 
+/// The archive that this machine's apt takes Debian's packages from; every mirror has all releases.
+fn debian_mirror() -> Result<String> {
+    let output = Command::new("apt-get").args(["indextargets", "--format", "$(REPO_URI)"]).output()?;
+    let known = String::from_utf8_lossy(&output.stdout).into_owned();
+    let mut archives = known.lines().map(|uri| uri.trim_end_matches('/'));
+    let archive = archives.find(|uri| uri.ends_with("/debian"));
+    archive.map(str::to_owned).context("this machine's apt knows no Debian archive")
+}
+
 /// Lets apt download Neovim and its libraries into `apt/cache/archives`, with lists and state of its own
 /// there: to apt, nothing is installed yet, so it brings everything down to the C library.
 fn download(apt: &Path, keyring: &str) -> Result<()> {
@@ -153,7 +161,8 @@ fn download(apt: &Path, keyring: &str) -> Result<()> {
     let place = apt.to_str().context("apt needs a path in UTF-8")?;
     ensure!(!place.contains(['"', ' ']), "apt cannot work under a path with spaces or quotes: {place}");
     fs::write(apt.join("installed"), "")?;
-    fs::write(apt.join("sources.list"), format!("deb [signed-by={keyring}] {MIRROR} {SUITE} main\n"))?;
+    let mirror = debian_mirror()?;
+    fs::write(apt.join("sources.list"), format!("deb [signed-by={keyring}] {mirror} {SUITE} main\n"))?;
     let config = format!(
         r#"Dir::State "{place}/state";
 Dir::State::status "{place}/installed";

@@ -61,7 +61,7 @@ pub(super) async fn review(
             server.outbox.show(MessageType::Info, message);
         }
         Some(_) => {}
-        None => return refuse(server, "the function was edited during its review"),
+        None => return refuse(server, "the document was closed, or changed too much, during its review"),
     }
     Ok(Some(json!({ "findings": count })))
 }
