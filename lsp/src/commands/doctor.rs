@@ -61,7 +61,11 @@ fn describe(text: &mut String, loaded: &LoadedModel) {
     line(
         text,
         "context",
-        &format!("{} tokens; completion prompts of up to {}", info.max_model_len, loaded.hints.window_tokens),
+        &format!(
+            "{} tokens; completion prompts of up to {}",
+            info.max_model_len,
+            loaded.hints.window_tokens.min(info.max_model_len)
+        ),
     );
     line(
         text,

@@ -47,7 +47,7 @@ async fn an_impossible_edit_sets_the_document_aside_until_its_whole_text_comes()
         session.open("x = \n").await;
         session.suggestion(0, 4).await;
         session.change_all(json!([change])).await;
-        let log = session.event("window/logMessage", |of| of["type"] == 1).await;
+        let log = session.event("window/showMessage", |of| of["type"] == 1).await;
         assert!(log["message"].as_str().expect("text").contains(URI), "{log}");
         assert_eq!(session.inline(0, 4).await, Value::Null, "{change}");
         let last = session.request("redstart/lastSuggestion", json!({ "uri": URI })).await;

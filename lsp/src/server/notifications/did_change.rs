@@ -48,5 +48,6 @@ fn set_aside(server: &Server, uri: &str, problem: &str) {
         "an edit of {uri} does not fit its text: {problem}. There are no suggestions in it until it \
          is saved or reopened"
     );
-    server.outbox.log(MessageType::Error, message);
+    // Shown, since the user can mend it; once, since later edits are ignored until then.
+    server.outbox.show(MessageType::Error, message);
 }

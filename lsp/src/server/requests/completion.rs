@@ -57,7 +57,8 @@ fn item(
     let filter_text = format!("{typed}{}", rest.lines().next().unwrap_or_default());
     CompletionItem {
         label: shortened(first_line.trim()),
-        kind: Some(CompletionItemKind::Snippet),
+        // Not a snippet: Helix would read the text as one and indent its lines again.
+        kind: Some(CompletionItemKind::Text),
         detail: Some("redstart".to_owned()),
         documentation: Some(Documentation::MarkupContent(MarkupContent {
             kind: MarkupKind::Markdown,
