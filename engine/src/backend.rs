@@ -20,6 +20,9 @@ pub trait Backend: Send {
     /// all layers together.
     fn kv_block_bytes(&self) -> usize;
 
+    /// Bytes of weights that decoding one token reads: every layer and the output head, not the KV cache.
+    fn weight_bytes(&self) -> usize;
+
     /// Makes the KV pool hold `num_blocks` blocks; called once, before the first step.
     ///
     /// # Errors

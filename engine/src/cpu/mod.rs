@@ -331,6 +331,13 @@ impl Backend for CpuBackend {
         KvCache::block_bytes(&self.config)
     }
 
+    fn weight_bytes(&self) -> usize {
+        let layers = self.model.layers.iter().flat_map(|layer| {
+            [&layer.q, &layer.k, &layer.v, &layer.o, &layer.gate, &layer.up, &layer.down]
+        });
+        layers.chain([&self.model.head]).map(Linear::bytes).sum()
+    }
+
     fn allocate_kv(&mut self, num_blocks: usize) -> Result<(), BackendError> {
         self.cache = Some(KvCache::new(&self.config, num_blocks)?);
         Ok(())

@@ -79,6 +79,16 @@ impl Linear {
         self.output.div_ceil(TILE)
     }
 
+    /// Bytes of the matrix with its scales and zero points.
+    pub(super) fn bytes(&self) -> usize {
+        match &self.matrix {
+            Matrix::Int4(matrix) => {
+                size_of_val(&*matrix.weights) + size_of_val(&*matrix.scales) + matrix.zeros.len()
+            }
+            Matrix::Dense(matrix) => size_of_val(&*matrix.data),
+        }
+    }
+
     /// Group size of a quantized layer.
     pub(super) fn group_size(&self) -> Option<usize> {
         match &self.matrix {

@@ -38,6 +38,10 @@ impl Backend for ToyBackend {
         1000
     }
 
+    fn weight_bytes(&self) -> usize {
+        0
+    }
+
     fn allocate_kv(&mut self, num_blocks: usize) -> Result<(), BackendError> {
         self.blocks = vec![[None; BLOCK_SIZE]; num_blocks];
         Ok(())
