@@ -45,6 +45,10 @@ impl<F: FnMut(&StepPlan) -> Result<(), BackendError> + Send> Backend for Scripte
     fn kv_block_bytes(&self) -> usize {
         self.toy.kv_block_bytes()
     }
+    fn weight_bytes(&self) -> usize {
+        0
+    }
+
     fn allocate_kv(&mut self, num_blocks: usize) -> Result<(), BackendError> {
         self.toy.allocate_kv(num_blocks)
     }
