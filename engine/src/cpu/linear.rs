@@ -1,11 +1,20 @@
 //! Linear layers over token rows: which kernel, spread how, written where.
 
-use super::kernels::{DIGITS, FloatRows, Kernels, QuantizedRows, TILE};
+use std::ops::Range;
+
+use super::kernels::{Digits, FloatRows, Kernels, PAIR, QuantizedGroup, QuantizedRows, TILE};
 use super::threads::ThreadPool;
 use super::weights::{Linear, Matrix};
 
-/// Tokens whose results one thread holds at a time; a tile's weights stay in its cache for all of them.
-const ROWS_PER_PASS: usize = 16;
+/// Tokens whose results one thread holds at a time: whole blocks of rows, and with the weights of one group
+/// they fit the first-level cache.
+const ROWS_PER_PASS: usize = 96;
+
+/// The same for a few tokens, so that decoding does not clear memory it will not use.
+const ROWS_PER_SMALL_PASS: usize = 12;
+
+/// Widest group of a quantized layer.
+const LARGEST_GROUP: usize = 128;
 
 /// What happens to results.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -20,14 +29,17 @@ pub(super) enum Write {
 pub(super) struct Activations {
     width: usize,
     rows: usize,
+    /// `[rows][width]`.
     values: Vec<f32>,
     /// `None` where all layers take floats.
     quantized: Option<Quantized>,
 }
 
+/// See [`QuantizedRows`].
 struct Quantized {
     group_size: usize,
-    digits: Vec<i8>,
+    digits: Digits,
+    values: Vec<i8>,
     scales: Vec<f32>,
     sums: Vec<i32>,
 }
@@ -37,54 +49,125 @@ impl Activations {
     pub(super) fn new(width: usize, group_size: Option<usize>) -> Self {
         let quantized = group_size.map(|group_size| Quantized {
             group_size,
-            digits: Vec::new(),
+            digits: Digits::Two,
+            values: Vec::new(),
             scales: Vec::new(),
             sums: Vec::new(),
         });
         Self { width, rows: 0, values: Vec::new(), quantized }
     }
 
-    /// Makes `rows` rows: `fill(row, values)` writes each, and it is rounded if that is wanted.
+    /// Makes `rows` rows: `fill(row, values)` writes each, and it is rounded to `digits` if that is wanted.
     pub(super) fn fill(
         &mut self,
         kernels: Kernels,
         pool: &mut ThreadPool,
         rows: usize,
+        digits: Digits,
         fill: impl Fn(usize, &mut [f32]) + Sync,
     ) {
-        let width = self.width;
-        self.rows = rows;
-        self.values.resize(rows * width, 0.0);
-        let values = DisjointRows::new(&mut self.values, width);
-        let Some(quantized) = &mut self.quantized else {
-            // SAFETY: each task takes its own row.
-            return pool.run(rows, |row, _| fill(row, unsafe { values.row(row) }));
-        };
-        let (group_size, groups) = (quantized.group_size, width / quantized.group_size);
-        quantized.digits.resize(rows * width * DIGITS, 0);
-        quantized.scales.resize(rows * groups, 0.0);
-        quantized.sums.resize(rows * groups, 0);
-        let digits = DisjointRows::new(&mut quantized.digits, width * DIGITS);
-        let scales = DisjointRows::new(&mut quantized.scales, groups);
-        let sums = DisjointRows::new(&mut quantized.sums, groups);
-        pool.run(rows, |row, _| {
-            // SAFETY: each task takes its own row of every array.
-            let (values, digits, scales, sums) =
-                unsafe { (values.row(row), digits.row(row), scales.row(row), sums.row(row)) };
-            fill(row, values);
-            kernels.quantize_row(values, group_size, digits, scales, sums);
+        let (width, block_rows) = (self.width, digits.block_rows());
+        self.resize(rows, digits);
+        let values = Disjoint::new(&mut self.values);
+        let quantized = self.quantized.as_mut().map(DisjointQuantized::new);
+        pool.run(rows.div_ceil(block_rows), |block, _| {
+            let rows = block * block_rows..rows.min((block + 1) * block_rows);
+            // SAFETY: each task takes its own rows.
+            let values = unsafe { values.range(rows.start * width..rows.end * width) };
+            for (row, values) in rows.clone().zip(values.chunks_exact_mut(width)) {
+                fill(row, values);
+            }
+            if let Some(quantized) = &quantized {
+                for g in 0..width / quantized.group_size {
+                    // SAFETY: each task takes its own blocks.
+                    let mut to = unsafe { quantized.group(width, rows.clone(), g) };
+                    kernels.quantize_group(&values[g * quantized.group_size..], width, &mut to);
+                }
+            }
         });
+    }
+
+    fn resize(&mut self, rows: usize, digits: Digits) {
+        self.rows = rows;
+        self.values.resize(rows * self.width, 0.0);
+        if let Some(quantized) = &mut self.quantized {
+            let groups = self.width / quantized.group_size;
+            quantized.digits = digits;
+            quantized.values.resize(rows * self.width * digits.count(), 0);
+            quantized.scales.resize(rows * groups, 0.0);
+            quantized.sums.resize(rows * groups * digits.count(), 0);
+        }
     }
 
     fn floats(&self) -> FloatRows<'_> {
         FloatRows { width: self.width, values: &self.values }
     }
+
+    fn quantized(&self) -> Option<QuantizedRows<'_>> {
+        self.quantized.as_ref().map(|quantized| QuantizedRows {
+            rows: self.rows,
+            width: self.width,
+            group_size: quantized.group_size,
+            digits: quantized.digits,
+            values: &quantized.values,
+            scales: &quantized.scales,
+            sums: &quantized.sums,
+        })
+    }
+
+    /// Rows of the block that `row` is in.
+    pub(super) fn block_of(&self, row: usize) -> Range<usize> {
+        let block_rows = self.quantized.as_ref().map_or(1, |quantized| quantized.digits.block_rows());
+        let start = row / block_rows * block_rows;
+        start..self.rows.min(start + block_rows)
+    }
+}
+
+/// Quantized rows of which several threads write different groups.
+struct DisjointQuantized<'a> {
+    group_size: usize,
+    digits: Digits,
+    values: Disjoint<'a, i8>,
+    scales: Disjoint<'a, f32>,
+    sums: Disjoint<'a, i32>,
+}
+
+impl<'a> DisjointQuantized<'a> {
+    fn new(quantized: &'a mut Quantized) -> Self {
+        Self {
+            group_size: quantized.group_size,
+            digits: quantized.digits,
+            values: Disjoint::new(&mut quantized.values),
+            scales: Disjoint::new(&mut quantized.scales),
+            sums: Disjoint::new(&mut quantized.sums),
+        }
+    }
+
+    /// Group `g` of one block of rows of `width`.
+    ///
+    /// # Safety
+    /// No other live slice may be of the same group of the same block.
+    unsafe fn group(&self, width: usize, block: Range<usize>, g: usize) -> QuantizedGroup<'a> {
+        let (digits, groups, rows) = (self.digits.count(), width / self.group_size, block.len());
+        let len = rows * self.group_size * digits;
+        let values = block.start * width * digits + g * len;
+        let scales = block.start * groups + g * rows;
+        // SAFETY: the caller's promise; groups of a block follow one another.
+        unsafe {
+            QuantizedGroup {
+                digits: self.digits,
+                values: self.values.range(values..values + len),
+                scales: self.scales.range(scales..scales + rows),
+                sums: self.sums.range(scales * digits..(scales + rows) * digits),
+            }
+        }
+    }
 }
 
 /// Runs layers that share their input, their outputs side by side: `output` is `[rows][sum of outputs]`.
 ///
-/// One parallel region over the tiles of all of them. Every element is computed by one thread in a
-/// fixed order, so neither the number of threads nor that of rows changes a bit of it.
+/// One parallel region over the pairs of tiles of all of them. Every element is computed by one thread in
+/// a fixed order, so neither the number of threads nor that of rows changes a bit of it.
 pub(super) fn run(
     kernels: Kernels,
     pool: &mut ThreadPool,
@@ -93,101 +176,233 @@ pub(super) fn run(
     output: &mut [f32],
     write: Write,
 ) {
-    let width = layers.iter().map(|layer| layer.output).sum();
+    let width: usize = layers.iter().map(|layer| layer.output).sum();
     assert_eq!(output.len(), input.rows * width);
-    let tiles = layers.iter().map(|layer| layer.tiles()).sum();
-    let output = DisjointRows::new(output, width);
-    pool.run(tiles, |task, _| {
-        let (mut tile, mut first_column) = (task, 0);
-        let mut layers = layers.iter();
-        let layer = loop {
-            let Some(layer) = layers.next() else { return };
-            if tile < layer.tiles() {
-                break layer;
-            }
-            tile -= layer.tiles();
-            first_column += layer.output;
-        };
-        let outputs = TILE.min(layer.output - tile * TILE);
-        let bias = layer.bias.get(tile * TILE..tile * TILE + outputs);
-        let mut results = [[0.0; TILE]; ROWS_PER_PASS];
-        for first_row in (0..input.rows).step_by(ROWS_PER_PASS) {
-            let results = &mut results[..ROWS_PER_PASS.min(input.rows - first_row)];
-            dot(kernels, &layer.matrix, tile, input, first_row, results);
+    let output = Disjoint::new(output);
+    let pairs = layers.iter().map(|layer| layer.tiles().div_ceil(2)).sum();
+    pool.run(pairs, |task, _| {
+        let Some((layer, pair, first_column)) = find_pair(layers, task) else { return };
+        let columns = pair * PAIR..layer.output.min((pair + 1) * PAIR);
+        let bias = layer.bias.get(columns.clone());
+        let tiles = [2 * pair, (2 * pair + 1).min(layer.tiles() - 1)];
+        let matrices = [&layer.matrix; 2];
+        for_each_pass(kernels, matrices, tiles, input, |first_row, results| {
             for (t, result) in results.iter().enumerate() {
-                // SAFETY: tiles have columns of their own, and each task is one tile.
-                let to = unsafe { output.part(first_row + t, first_column + tile * TILE, outputs) };
+                let start = (first_row + t) * width + first_column + columns.start;
+                // SAFETY: pairs have columns of their own, and each task is one pair.
+                let to = unsafe { output.range(start..start + columns.len()) };
                 write_row(to, result, bias, write);
             }
+        });
+    });
+}
+
+/// The layer that pair `task` of all belongs to, its number there, and the layer's first column.
+fn find_pair<'a>(layers: &[&'a Linear], task: usize) -> Option<(&'a Linear, usize, usize)> {
+    let (mut pair, mut first_column) = (task, 0);
+    for layer in layers {
+        let pairs = layer.tiles().div_ceil(2);
+        if pair < pairs {
+            return Some((layer, pair, first_column));
+        }
+        pair -= pairs;
+        first_column += layer.output;
+    }
+    None
+}
+
+/// Runs `gate` and `up` on the same input and makes `silu(gate) * up` the rows of `output`, rounded if that
+/// is wanted. A task is one of the output's groups, so that it can round what it has computed.
+pub(super) fn run_gated(
+    kernels: Kernels,
+    pool: &mut ThreadPool,
+    layers: [&Linear; 2],
+    input: &Activations,
+    output: &mut Activations,
+) {
+    output.resize(input.rows, Digits::Two);
+    let group_size = output.quantized.as_ref().map_or(LARGEST_GROUP, |quantized| quantized.group_size);
+    let tasks = output.width.div_ceil(group_size);
+    let gated = Gated {
+        kernels,
+        layers,
+        input,
+        width: output.width,
+        group_size,
+        values: Disjoint::new(&mut output.values),
+        quantized: output.quantized.as_mut().map(DisjointQuantized::new),
+    };
+    pool.run(tasks, |g, _| {
+        if input.rows <= ROWS_PER_SMALL_PASS {
+            gated.run_group::<ROWS_PER_SMALL_PASS>(g);
+        } else {
+            gated.run_group::<ROWS_PER_PASS>(g);
         }
     });
 }
 
-fn dot(
+/// The parts of [`run_gated`].
+struct Gated<'a> {
     kernels: Kernels,
-    matrix: &Matrix,
-    tile: usize,
-    input: &Activations,
-    first_row: usize,
-    results: &mut [[f32; TILE]],
-) {
-    match (matrix, &input.quantized) {
-        (Matrix::Int4(matrix), Some(quantized)) => {
-            let rows = QuantizedRows {
-                width: input.width,
-                group_size: quantized.group_size,
-                digits: &quantized.digits,
-                scales: &quantized.scales,
-                sums: &quantized.sums,
-            };
-            kernels.int4_dot_i8(&matrix.tile(tile), &rows, first_row, results);
+    /// Gate and up.
+    layers: [&'a Linear; 2],
+    input: &'a Activations,
+    width: usize,
+    group_size: usize,
+    values: Disjoint<'a, f32>,
+    quantized: Option<DisjointQuantized<'a>>,
+}
+
+impl Gated<'_> {
+    /// Columns of group `g` for all rows, `ROWS` of them at a time.
+    fn run_group<const ROWS: usize>(&self, g: usize) {
+        let columns = g * self.group_size..self.width.min((g + 1) * self.group_size);
+        let mut results = [[0.0; PAIR]; ROWS];
+        let mut activated = [[0.0; LARGEST_GROUP]; ROWS];
+        for first_row in (0..self.input.rows).step_by(ROWS) {
+            let rows = first_row..self.input.rows.min(first_row + ROWS);
+            for (i, tile) in (columns.start / TILE..columns.end.div_ceil(TILE)).enumerate() {
+                let results = &mut results[..rows.len()];
+                let matrices = self.layers.map(|layer| &layer.matrix);
+                dot(self.kernels, matrices, [tile; 2], self.input, first_row, results);
+                for (result, to) in results.iter().zip(&mut activated) {
+                    let (gate, up) = result.split_at(TILE);
+                    self.kernels.silu_mul(gate, up, &mut to[i * TILE..][..TILE]);
+                }
+            }
+            self.write(rows, columns.clone(), &activated);
         }
-        (Matrix::Int4(matrix), None) => {
-            kernels.int4_dot_f32(&matrix.tile(tile), &input.floats(), first_row, results);
-        }
-        (Matrix::Dense(matrix), _) => {
-            kernels.dense_dot(&matrix.tile(tile), &input.floats(), first_row, results)
+    }
+
+    /// Writes one group's columns of whole blocks of rows.
+    fn write(&self, rows: Range<usize>, columns: Range<usize>, activated: &[[f32; LARGEST_GROUP]]) {
+        let Some(quantized) = &self.quantized else {
+            for (row, from) in rows.zip(activated) {
+                let (start, end) = (row * self.width + columns.start, row * self.width + columns.end);
+                // SAFETY: each task has columns of its own.
+                let to = unsafe { self.values.range(start..end) };
+                to.copy_from_slice(&from[..columns.len()]);
+            }
+            return;
+        };
+        let block_rows = quantized.digits.block_rows();
+        for (block, from) in rows.clone().step_by(block_rows).zip(activated.chunks(block_rows)) {
+            let block = block..rows.end.min(block + block_rows);
+            // SAFETY: each task has a group of its own.
+            let mut to = unsafe { quantized.group(self.width, block, columns.start / self.group_size) };
+            self.kernels.quantize_group(from.as_flattened(), LARGEST_GROUP, &mut to);
         }
     }
 }
 
-fn write_row(to: &mut [f32], result: &[f32; TILE], bias: Option<&[f32]>, write: Write) {
+/// Computes two tiles for all rows of `input`, a few rows at a time: `write(first_row, results)`.
+fn for_each_pass(
+    kernels: Kernels,
+    matrices: [&Matrix; 2],
+    tiles: [usize; 2],
+    input: &Activations,
+    write: impl FnMut(usize, &[[f32; PAIR]]),
+) {
+    if input.rows <= ROWS_PER_SMALL_PASS {
+        passes::<ROWS_PER_SMALL_PASS>(kernels, matrices, tiles, input, write);
+    } else {
+        passes::<ROWS_PER_PASS>(kernels, matrices, tiles, input, write);
+    }
+}
+
+fn passes<const ROWS: usize>(
+    kernels: Kernels,
+    matrices: [&Matrix; 2],
+    tiles: [usize; 2],
+    input: &Activations,
+    mut write: impl FnMut(usize, &[[f32; PAIR]]),
+) {
+    let mut results = [[0.0; PAIR]; ROWS];
+    for first_row in (0..input.rows).step_by(ROWS) {
+        let results = &mut results[..ROWS.min(input.rows - first_row)];
+        dot(kernels, matrices, tiles, input, first_row, results);
+        write(first_row, results);
+    }
+}
+
+/// `results[t][..16]` of one matrix' tile, `[16..]` of the other's.
+fn dot(
+    kernels: Kernels,
+    matrices: [&Matrix; 2],
+    tiles: [usize; 2],
+    input: &Activations,
+    first_row: usize,
+    results: &mut [[f32; PAIR]],
+) {
+    if let ([Matrix::Quant(a), Matrix::Quant(b)], Some(rows)) = (matrices, input.quantized()) {
+        return kernels.quant_dot([&a.tile(tiles[0]), &b.tile(tiles[1])], &rows, first_row, results);
+    }
+    let rows = input.floats();
+    for (i, (matrix, tile)) in matrices.into_iter().zip(tiles).enumerate() {
+        for (chunk, results) in results.chunks_mut(ROWS_PER_SMALL_PASS).enumerate() {
+            let first_row = first_row + chunk * ROWS_PER_SMALL_PASS;
+            let mut halves = [[0.0; TILE]; ROWS_PER_SMALL_PASS];
+            let halves = &mut halves[..results.len()];
+            match matrix {
+                Matrix::Quant(matrix) => kernels.int4_dot_f32(&matrix.tile(tile), &rows, first_row, halves),
+                Matrix::Dense(matrix) => kernels.dense_dot(&matrix.tile(tile), &rows, first_row, halves),
+            }
+            for (result, half) in results.iter_mut().zip(halves) {
+                result[i * TILE..][..TILE].copy_from_slice(half);
+            }
+        }
+    }
+}
+
+fn write_row(to: &mut [f32], result: &[f32; PAIR], bias: Option<&[f32]>, write: Write) {
     for (n, to) in to.iter_mut().enumerate() {
         let value = result[n] + bias.map_or(0.0, |bias| bias[n]);
         *to = if write == Write::Add { *to + value } else { value };
     }
 }
 
-/// A `[rows][width]` array of which several threads write different parts.
-pub(super) struct DisjointRows<'a, T> {
+/// An array of which several threads write different parts.
+pub(super) struct Disjoint<'a, T> {
     start: *mut T,
-    rows: usize,
-    width: usize,
+    len: usize,
     array: std::marker::PhantomData<&'a mut [T]>,
 }
 
-// SAFETY: it hands out exclusive slices only through unsafe functions whose callers keep them apart,
+// SAFETY: it hands out exclusive slices only through an unsafe function whose callers keep them apart,
 // and moving a `&mut T` to another thread needs `T: Send`.
-unsafe impl<T: Send> Sync for DisjointRows<'_, T> {}
+unsafe impl<T: Send> Sync for Disjoint<'_, T> {}
 
-impl<'a, T> DisjointRows<'a, T> {
-    pub(super) fn new(array: &'a mut [T], width: usize) -> Self {
-        let rows = array.len().checked_div(width).unwrap_or(0);
-        Self { start: array.as_mut_ptr(), rows, width, array: std::marker::PhantomData }
+impl<'a, T> Disjoint<'a, T> {
+    pub(super) fn new(array: &'a mut [T]) -> Self {
+        Self { start: array.as_mut_ptr(), len: array.len(), array: std::marker::PhantomData }
     }
 
     /// # Safety
-    /// No other live slice of this array may overlap this row.
-    pub(super) unsafe fn row(&self, row: usize) -> &'a mut [T] {
-        // SAFETY: the caller's promise.
-        unsafe { self.part(row, 0, self.width) }
+    /// No other live slice of this array may overlap `range`.
+    pub(super) unsafe fn range(&self, range: Range<usize>) -> &'a mut [T] {
+        assert!(range.start <= range.end && range.end <= self.len);
+        // SAFETY: inside the array by the assertion; exclusive by the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(range.start), range.len()) }
+    }
+}
+
+/// A `[rows][width]` array of which several threads write different parts.
+pub(super) struct DisjointRows<'a, T> {
+    array: Disjoint<'a, T>,
+    width: usize,
+}
+
+impl<'a, T> DisjointRows<'a, T> {
+    pub(super) fn new(array: &'a mut [T], width: usize) -> Self {
+        Self { array: Disjoint::new(array), width }
     }
 
     /// # Safety
     /// No other live slice of this array may overlap these columns of this row.
     pub(super) unsafe fn part(&self, row: usize, column: usize, len: usize) -> &'a mut [T] {
-        assert!(row < self.rows && column + len <= self.width);
-        // SAFETY: inside the array by the assertion; exclusive by the caller's promise.
-        unsafe { std::slice::from_raw_parts_mut(self.start.add(row * self.width + column), len) }
+        assert!(column + len <= self.width);
+        let start = row * self.width + column;
+        // SAFETY: the caller's promise.
+        unsafe { self.array.range(start..start + len) }
     }
 }

@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use attention::Attention;
 pub use kernels::Isa;
-use kernels::Kernels;
+use kernels::{Digits, Kernels};
 use kv_cache::KvCache;
 use linear::{Activations, Write};
 use rotary::Rotary;
@@ -102,8 +102,6 @@ struct Buffers {
     qkv: Vec<f32>,
     /// `[rows][query heads * head_dim]`.
     attended: Vec<f32>,
-    /// `[rows][gate, up]`.
-    gate_up: Vec<f32>,
     /// One rotated key.
     key: Vec<f32>,
     /// Inputs of the layers that read the residual stream.
@@ -136,7 +134,6 @@ impl CpuBackend {
             hidden: Vec::new(),
             qkv: Vec::new(),
             attended: Vec::new(),
-            gate_up: Vec::new(),
             key: vec![0.0; config.head_dim],
             normed: activations(
                 config.hidden_size,
@@ -216,7 +213,7 @@ impl CpuBackend {
         let (config, kernels, pool) = (&self.config, self.kernels, &mut self.pool);
         let (layer, buffers, rows) = (&self.model.layers[index], &mut self.buffers, plan.num_rows());
         let hidden = &buffers.hidden;
-        buffers.normed.fill(kernels, pool, rows, |row, to| {
+        buffers.normed.fill(kernels, pool, rows, Digits::Two, |row, to| {
             let from = &hidden[row * config.hidden_size..][..config.hidden_size];
             kernels.rms_norm(from, &layer.attention_norm, config.rms_norm_eps, to);
         });
@@ -258,7 +255,7 @@ impl CpuBackend {
             &mut buffers.attended,
         );
         let attended = &buffers.attended;
-        buffers.attention_input.fill(kernels, pool, rows, |row, to| {
+        buffers.attention_input.fill(kernels, pool, rows, Digits::Two, |row, to| {
             to.copy_from_slice(&attended[row * q_width..][..q_width]);
         });
         linear::run(kernels, pool, &[&layer.o], &buffers.attention_input, &mut buffers.hidden, Write::Add);
@@ -269,25 +266,17 @@ impl CpuBackend {
         let (config, kernels, pool) = (&self.config, self.kernels, &mut self.pool);
         let (layer, buffers) = (&self.model.layers[index], &mut self.buffers);
         let hidden = &buffers.hidden;
-        buffers.normed.fill(kernels, pool, rows, |row, to| {
+        buffers.normed.fill(kernels, pool, rows, Digits::One, |row, to| {
             let from = &hidden[row * config.hidden_size..][..config.hidden_size];
             kernels.rms_norm(from, &layer.feed_forward_norm, config.rms_norm_eps, to);
         });
-        let width = config.intermediate_size;
-        buffers.gate_up.resize(rows * 2 * width, 0.0);
-        linear::run(
+        linear::run_gated(
             kernels,
             pool,
-            &[&layer.gate, &layer.up],
+            [&layer.gate, &layer.up],
             &buffers.normed,
-            &mut buffers.gate_up,
-            Write::Store,
+            &mut buffers.down_input,
         );
-        let gate_up = &buffers.gate_up;
-        buffers.down_input.fill(kernels, pool, rows, |row, to| {
-            let (gate, up) = gate_up[row * 2 * width..][..2 * width].split_at(width);
-            kernels.silu_mul(gate, up, to);
-        });
         linear::run(kernels, pool, &[&layer.down], &buffers.down_input, &mut buffers.hidden, Write::Add);
     }
 
@@ -297,7 +286,7 @@ impl CpuBackend {
         let (model, buffers) = (&self.model, &mut self.buffers);
         let hidden = &buffers.hidden;
         let rows = plan.logits_rows.len();
-        buffers.normed.fill(kernels, pool, rows, |row, to| {
+        buffers.normed.fill(kernels, pool, rows, Digits::Two, |row, to| {
             let from = plan.logits_rows[row] as usize * config.hidden_size;
             kernels.rms_norm(
                 &hidden[from..][..config.hidden_size],

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use half::f16;
 use safetensors::tensor::Dtype;
 
-use super::kernels::{DenseFormat, DenseTile, Int4Tile, LINE_BYTES, LINE_INPUTS, TILE};
+use super::kernels::{DenseFormat, DenseTile, LINE_BYTES, QuantTile, TILE, WeightBits};
 use super::threads::ThreadPool;
 use crate::awq::{AwqLinear, COLUMNS_PER_WORD};
 use crate::checkpoint::{Checkpoint, CheckpointError, LinearWeights, Tensor};
@@ -24,13 +24,15 @@ pub(super) struct Linear {
 
 /// A matrix in tiles.
 pub(super) enum Matrix {
-    Int4(Int4Matrix),
+    /// Four-bit weights.
+    Quant(QuantMatrix),
     /// Shared: a tied head is the embedding table.
     Dense(Arc<DenseMatrix>),
 }
 
-/// See [`Int4Tile`] for the layout of one tile.
-pub(super) struct Int4Matrix {
+/// See [`QuantTile`] for the layout of one tile.
+pub(super) struct QuantMatrix {
+    bits: WeightBits,
     input: usize,
     group_size: usize,
     weights: Vec<Line>,
@@ -52,6 +54,9 @@ pub(super) struct DenseMatrix {
 #[repr(C, align(64))]
 struct Line([u8; LINE_BYTES]);
 
+/// Inputs in one line of four-bit weights.
+const LINE_INPUTS: usize = 8;
+
 const ZERO_LINE: Line = Line([0; LINE_BYTES]);
 
 impl Linear {
@@ -64,7 +69,7 @@ impl Linear {
         biased: bool,
     ) -> Result<Self, CheckpointError> {
         let matrix = match checkpoint.linear(prefix, input, output)? {
-            LinearWeights::Awq(awq) => Matrix::Int4(Int4Matrix::pack(pool, &awq)),
+            LinearWeights::Awq(awq) => Matrix::Quant(QuantMatrix::pack(pool, &awq)),
             LinearWeights::Dense(tensor) => Matrix::Dense(Arc::new(DenseMatrix::pack(pool, &tensor)?)),
         };
         let bias = if biased {
@@ -82,7 +87,7 @@ impl Linear {
     /// Bytes of the matrix with its scales and zero points.
     pub(super) fn bytes(&self) -> usize {
         match &self.matrix {
-            Matrix::Int4(matrix) => {
+            Matrix::Quant(matrix) => {
                 size_of_val(&*matrix.weights) + size_of_val(&*matrix.scales) + matrix.zeros.len()
             }
             Matrix::Dense(matrix) => size_of_val(&*matrix.data),
@@ -92,18 +97,19 @@ impl Linear {
     /// Group size of a quantized layer.
     pub(super) fn group_size(&self) -> Option<usize> {
         match &self.matrix {
-            Matrix::Int4(matrix) => Some(matrix.group_size),
+            Matrix::Quant(matrix) => Some(matrix.group_size),
             Matrix::Dense(_) => None,
         }
     }
 }
 
-impl Int4Matrix {
+impl QuantMatrix {
     fn pack(pool: &mut ThreadPool, awq: &AwqLinear<'_>) -> Self {
         let tiles = awq.output.div_ceil(TILE);
         let lines = awq.input / LINE_INPUTS;
         let groups = awq.groups();
         let mut matrix = Self {
+            bits: WeightBits::Four,
             input: awq.input,
             group_size: awq.group_size,
             weights: vec![ZERO_LINE; tiles * lines],
@@ -122,9 +128,11 @@ impl Int4Matrix {
         matrix
     }
 
-    pub(super) fn tile(&self, tile: usize) -> Int4Tile<'_> {
-        let (lines, constants) = (self.input / LINE_INPUTS, self.input / self.group_size * TILE);
-        Int4Tile {
+    pub(super) fn tile(&self, tile: usize) -> QuantTile<'_> {
+        let lines = self.input / self.bits.line_inputs();
+        let constants = self.input / self.group_size * TILE;
+        QuantTile {
+            bits: self.bits,
             group_size: self.group_size,
             weights: as_bytes(&self.weights[tile * lines..][..lines]),
             scales: &self.scales[tile * constants..][..constants],

@@ -8,13 +8,13 @@
 use std::arch::x86_64::*;
 
 use super::{
-    DIGITS, DenseFormat, DenseTile, FloatRows, Int4Tile, KvBlock, LINE_BYTES, LINE_INPUTS, LOW_DIGIT_BITS,
-    QuantizedRows, SoftmaxState, TILE, Table, exp, portable,
+    DenseFormat, DenseTile, FloatRows, KvBlock, LANE_INPUTS, LINE_BYTES, QuantTile, SoftmaxState, TILE, Table, exp,
+    portable,
 };
 
 pub(super) static TABLE: Table = Table {
-    quantize_row,
-    int4_dot_i8,
+    quantize_group: portable::quantize_group,
+    quant_dot: portable::quant_dot,
     int4_dot_f32,
     dense_dot,
     attend_block,
@@ -26,149 +26,10 @@ pub(super) static TABLE: Table = Table {
 /// Lanes of one register.
 const LANES: usize = 8;
 
-/// Inputs whose products may be added in 16 bits: 8 sums of two products of at most 15 * 127 stay
-/// below 2^15.
-const INPUTS_PER_WIDENING: usize = 32;
-
-#[target_feature(enable = "avx2,fma,f16c")]
-fn quantize_row(x: &[f32], group_size: usize, digits: &mut [i8], scales: &mut [f32], sums: &mut [i32]) {
-    let magnitude = _mm256_set1_epi32(0x7fff_ffff);
-    for (g, group) in x.chunks_exact(group_size).enumerate() {
-        let digits = &mut digits[g * group_size * DIGITS..][..group_size * DIGITS];
-        let mut largest = _mm256_setzero_si256();
-        for chunk in group.chunks_exact(LANES) {
-            largest =
-                _mm256_max_epu32(largest, _mm256_and_si256(_mm256_castps_si256(load(chunk)), magnitude));
-        }
-        let largest = to_ints(largest).into_iter().max().unwrap_or(0);
-        let Some((scale, inverse)) = portable::group_scale(f32::from_bits(largest as u32)) else {
-            digits.fill(0);
-            scales[g] = f32::NAN;
-            sums[g] = 0;
-            continue;
-        };
-        let inverse = _mm256_set1_ps(inverse);
-        let mut sum = _mm256_setzero_si256();
-        for (chunk, digits) in group.chunks_exact(LANES).zip(digits.chunks_exact_mut(DIGITS * LANES)) {
-            // The default rounding of the conversion is to nearest, ties to even.
-            let rounded = _mm256_cvtps_epi32(_mm256_mul_ps(load(chunk), inverse));
-            sum = _mm256_add_epi32(sum, rounded);
-            let half = _mm256_set1_epi32(1 << (LOW_DIGIT_BITS - 1));
-            let high = _mm256_srai_epi32::<{ LOW_DIGIT_BITS as i32 }>(_mm256_add_epi32(rounded, half));
-            let low = _mm256_sub_epi32(rounded, _mm256_slli_epi32::<{ LOW_DIGIT_BITS as i32 }>(high));
-            // SAFETY: `digits` has 16 bytes.
-            unsafe {
-                _mm_storeu_si128(digits.as_mut_ptr().cast(), _mm_packs_epi16(narrow(high), narrow(low)))
-            };
-        }
-        scales[g] = scale;
-        sums[g] = to_ints(sum).into_iter().sum();
-    }
-}
-
-#[target_feature(enable = "avx2,fma,f16c")]
-fn int4_dot_i8(tile: &Int4Tile<'_>, x: &QuantizedRows<'_>, first_row: usize, out: &mut [[f32; TILE]]) {
-    // One row streams whole lines; several rows take one half of the tile at a time, so that all their
-    // sums stay in registers.
-    in_row_blocks!(tile, x, first_row, out;
-        2 => int4_i8_halves::<2>, 1 => int4_i8_line);
-}
-
-#[target_feature(enable = "avx2,fma,f16c")]
-fn int4_i8_halves<const ROWS: usize>(
-    tile: &Int4Tile<'_>,
-    x: &QuantizedRows<'_>,
-    row: usize,
-    out: &mut [[f32; TILE]],
-) {
-    int4_i8_block::<ROWS, 1>(tile, x, row, 0, out);
-    int4_i8_block::<ROWS, 1>(tile, x, row, 1, out);
-}
-
-#[target_feature(enable = "avx2,fma,f16c")]
-fn int4_i8_line(tile: &Int4Tile<'_>, x: &QuantizedRows<'_>, row: usize, out: &mut [[f32; TILE]]) {
-    int4_i8_block::<1, 2>(tile, x, row, 0, out);
-}
-
-/// `ROWS` tokens over `HALVES` halves of a tile, from `first_half` on.
-#[target_feature(enable = "avx2,fma,f16c")]
-fn int4_i8_block<const ROWS: usize, const HALVES: usize>(
-    tile: &Int4Tile<'_>,
-    x: &QuantizedRows<'_>,
-    row: usize,
-    first_half: usize,
-    out: &mut [[f32; TILE]],
-) {
-    let groups = tile.groups();
-    let rows: [&[i8]; ROWS] =
-        std::array::from_fn(|t| &x.digits[(row + t) * x.width * DIGITS..][..x.width * DIGITS]);
-    let low_nibbles = _mm256_set1_epi8(15);
-    let place_values = [_mm256_set1_epi16(1 << LOW_DIGIT_BITS), _mm256_set1_epi16(1)];
-    let mut totals = [[_mm256_setzero_ps(); HALVES]; ROWS];
-    for g in 0..groups {
-        let mut sums = [[_mm256_setzero_si256(); HALVES]; ROWS];
-        let lines = &tile.weights[g * tile.group_size * 8..][..tile.group_size * 8];
-        for (part, lines) in lines.chunks_exact(INPUTS_PER_WIDENING / LINE_INPUTS * LINE_BYTES).enumerate() {
-            let input = g * tile.group_size + part * INPUTS_PER_WIDENING;
-            let mut narrow = [[[_mm256_setzero_si256(); DIGITS]; HALVES]; ROWS];
-            for l in 0..INPUTS_PER_WIDENING / LINE_INPUTS {
-                for h in 0..HALVES {
-                    // SAFETY: the line is inside `lines`, and a half is 32 bytes of it.
-                    let line = unsafe {
-                        let at = lines.as_ptr().add(l * LINE_BYTES + (first_half + h) * LINE_BYTES / 2);
-                        _mm256_loadu_si256(at.cast())
-                    };
-                    let low = _mm256_and_si256(line, low_nibbles);
-                    let high = _mm256_and_si256(_mm256_srli_epi16::<4>(line), low_nibbles);
-                    for t in 0..ROWS {
-                        for digit in 0..DIGITS {
-                            // SAFETY: `input + 32 <= x.width`: the part lies inside group `g`; 8 of its digits.
-                            let (x_low, x_high) = unsafe {
-                                let at = (input + l * LINE_INPUTS) * DIGITS + digit * LINE_INPUTS;
-                                let at = rows[t].as_ptr().add(at).cast::<i32>();
-                                (at.read_unaligned(), at.add(1).read_unaligned())
-                            };
-                            let low = _mm256_maddubs_epi16(low, _mm256_set1_epi32(x_low));
-                            let high = _mm256_maddubs_epi16(high, _mm256_set1_epi32(x_high));
-                            let sum = &mut narrow[t][h][digit];
-                            *sum = _mm256_add_epi16(*sum, _mm256_add_epi16(low, high));
-                        }
-                    }
-                }
-            }
-            for t in 0..ROWS {
-                for h in 0..HALVES {
-                    for digit in 0..DIGITS {
-                        let wide = _mm256_madd_epi16(narrow[t][h][digit], place_values[digit]);
-                        sums[t][h] = _mm256_add_epi32(sums[t][h], wide);
-                    }
-                }
-            }
-        }
-        for h in 0..HALVES {
-            let (scale, zero) = group_constants(tile, g, first_half + h);
-            // The zero point as an integer again: exact, and cheap once per group.
-            let zero = _mm256_cvtps_epi32(zero);
-            for t in 0..ROWS {
-                let (x_scale, x_sum) = (x.scales[(row + t) * groups + g], x.sums[(row + t) * groups + g]);
-                let centred =
-                    _mm256_sub_epi32(sums[t][h], _mm256_mullo_epi32(zero, _mm256_set1_epi32(x_sum)));
-                let scale = _mm256_mul_ps(scale, _mm256_set1_ps(x_scale));
-                totals[t][h] = _mm256_fmadd_ps(scale, _mm256_cvtepi32_ps(centred), totals[t][h]);
-            }
-        }
-    }
-    for (out, totals) in out.iter_mut().zip(totals) {
-        for (h, total) in totals.into_iter().enumerate() {
-            store(&mut out[(first_half + h) * LANES..], total);
-        }
-    }
-}
-
 /// Scales and zero points of one half of group `g` as floats.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn group_constants(tile: &Int4Tile<'_>, g: usize, half: usize) -> (__m256, __m256) {
+fn group_constants(tile: &QuantTile<'_>, g: usize, half: usize) -> (__m256, __m256) {
     let scales = &tile.scales[g * TILE + half * LANES..][..LANES];
     let zeros = &tile.zeros[g * TILE + half * LANES..][..LANES];
     // SAFETY: both slices have LANES elements.
@@ -180,14 +41,14 @@ fn group_constants(tile: &Int4Tile<'_>, g: usize, half: usize) -> (__m256, __m25
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-fn int4_dot_f32(tile: &Int4Tile<'_>, x: &FloatRows<'_>, first_row: usize, out: &mut [[f32; TILE]]) {
+fn int4_dot_f32(tile: &QuantTile<'_>, x: &FloatRows<'_>, first_row: usize, out: &mut [[f32; TILE]]) {
     in_row_blocks!(tile, x, first_row, out; 2 => int4_f32_block::<2>, 1 => int4_f32_block::<1>);
 }
 
 /// `ROWS` tokens over one tile, four sums per token and half whatever `ROWS` is.
 #[target_feature(enable = "avx2,fma,f16c")]
 fn int4_f32_block<const ROWS: usize>(
-    tile: &Int4Tile<'_>,
+    tile: &QuantTile<'_>,
     x: &FloatRows<'_>,
     row: usize,
     out: &mut [[f32; TILE]],
@@ -199,12 +60,12 @@ fn int4_f32_block<const ROWS: usize>(
         for g in 0..tile.groups() {
             let (scale, zero) = group_constants(tile, g, half);
             let mut sums = [[_mm256_setzero_ps(); 4]; ROWS];
-            let lines = &tile.weights[g * tile.group_size * 8..][..tile.group_size * 8];
+            let lines = &tile.weights[g * tile.group_bytes()..][..tile.group_bytes()];
             for (l, line) in lines.chunks_exact(LINE_BYTES).enumerate() {
-                let input = g * tile.group_size + l * LINE_INPUTS;
+                let input = g * tile.group_size + l * 2 * LANE_INPUTS;
                 // SAFETY: a half is 32 bytes of the line.
                 let line = unsafe { _mm256_loadu_si256(line.as_ptr().add(half * LINE_BYTES / 2).cast()) };
-                for j in 0..LINE_INPUTS {
+                for j in 0..2 * LANE_INPUTS {
                     // Inputs 0..4 are the low nibbles of the word's bytes, 4..8 the high ones.
                     let shift = _mm256_set1_epi32((8 * (j % 4) + 4 * (j / 4)) as i32);
                     let q = _mm256_and_si256(_mm256_srlv_epi32(line, shift), nibble);

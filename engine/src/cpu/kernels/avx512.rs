@@ -8,13 +8,13 @@
 use std::arch::x86_64::*;
 
 use super::{
-    DIGITS, DenseFormat, DenseTile, FloatRows, Int4Tile, KvBlock, LINE_BYTES, LINE_INPUTS, LOW_DIGIT_BITS,
-    QuantizedRows, SoftmaxState, TILE, Table, exp, portable,
+    DenseFormat, DenseTile, Digits, FloatRows, KvBlock, LANE_INPUTS, LINE_BYTES, LOW_DIGIT_BITS, PAIR, QuantTile,
+    QuantizedGroup, QuantizedRows, SoftmaxState, TILE, Table, WeightBits, exp, portable,
 };
 
 pub(super) static TABLE: Table = Table {
-    quantize_row,
-    int4_dot_i8,
+    quantize_group,
+    quant_dot,
     int4_dot_f32,
     dense_dot,
     attend_block,
@@ -24,116 +24,217 @@ pub(super) static TABLE: Table = Table {
 };
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
-fn quantize_row(x: &[f32], group_size: usize, digits: &mut [i8], scales: &mut [f32], sums: &mut [i32]) {
-    let magnitude = _mm512_set1_epi32(0x7fff_ffff);
-    for (g, group) in x.chunks_exact(group_size).enumerate() {
-        let digits = &mut digits[g * group_size * DIGITS..][..group_size * DIGITS];
-        let mut largest = _mm512_setzero_si512();
-        for chunk in group.chunks_exact(TILE) {
-            largest =
-                _mm512_max_epu32(largest, _mm512_and_si512(_mm512_castps_si512(load(chunk)), magnitude));
-        }
-        let largest = f32::from_bits(_mm512_reduce_max_epu32(largest));
-        let Some((scale, inverse)) = portable::group_scale(largest) else {
-            digits.fill(0);
-            scales[g] = f32::NAN;
-            sums[g] = 0;
+fn quantize_group(x: &[f32], stride: usize, to: &mut QuantizedGroup<'_>) {
+    let (rows, group_size) = to.shape();
+    for t in 0..rows {
+        let group = &x[t * stride..][..group_size];
+        let Some((scale, inverse)) = portable::group_scale(largest_magnitude(group), to.digits) else {
+            portable::clear_row(to, t);
             continue;
         };
         let inverse = _mm512_set1_ps(inverse);
-        let mut sum = _mm512_setzero_si512();
-        for (chunk, digits) in group.chunks_exact(TILE).zip(digits.chunks_exact_mut(DIGITS * TILE)) {
+        let mut sums = [_mm512_setzero_si512(); 2];
+        for (c, chunk) in group.chunks_exact(TILE).enumerate() {
             // The default rounding of the conversion is to nearest, ties to even.
-            let rounded = _mm512_cvtps_epi32(_mm512_mul_ps(load(chunk), inverse));
-            sum = _mm512_add_epi32(sum, rounded);
-            let half = _mm512_set1_epi32(1 << (LOW_DIGIT_BITS - 1));
-            let high = _mm512_srai_epi32::<LOW_DIGIT_BITS>(_mm512_add_epi32(rounded, half));
-            let low = _mm512_sub_epi32(rounded, _mm512_slli_epi32::<LOW_DIGIT_BITS>(high));
-            let (high, low) = (_mm512_cvtepi32_epi8(high), _mm512_cvtepi32_epi8(low));
-            // SAFETY: `digits` has 2 * TILE bytes.
-            unsafe {
-                let to = digits.as_mut_ptr().cast::<__m128i>();
-                _mm_storeu_si128(to, _mm_unpacklo_epi64(high, low));
-                _mm_storeu_si128(to.add(1), _mm_unpackhi_epi64(high, low));
-            }
-        }
-        scales[g] = scale;
-        sums[g] = _mm512_reduce_add_epi32(sum);
-    }
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
-fn int4_dot_i8(tile: &Int4Tile<'_>, x: &QuantizedRows<'_>, first_row: usize, out: &mut [[f32; TILE]]) {
-    in_row_blocks!(tile, x, first_row, out;
-        8 => int4_i8_block::<8, 1>, 4 => int4_i8_block::<4, 2>, 2 => int4_i8_block::<2, 2>, 1 => int4_i8_block::<1, 2>);
-}
-
-/// `ROWS` tokens over one tile: each line is unpacked once for all of them. `CHAINS` independent sums
-/// per token and digit hide the latency of the dot product; integer sums do not mind the order.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
-fn int4_i8_block<const ROWS: usize, const CHAINS: usize>(
-    tile: &Int4Tile<'_>,
-    x: &QuantizedRows<'_>,
-    row: usize,
-    out: &mut [[f32; TILE]],
-) {
-    let groups = tile.groups();
-    let rows: [&[i8]; ROWS] =
-        std::array::from_fn(|t| &x.digits[(row + t) * x.width * DIGITS..][..x.width * DIGITS]);
-    let low_nibbles = _mm512_set1_epi8(15);
-    let mut totals = [_mm512_setzero_ps(); ROWS];
-    for g in 0..groups {
-        // Sums of the high digits and of the low ones.
-        let mut sums = [[[_mm512_setzero_si512(); CHAINS]; DIGITS]; ROWS];
-        let lines = &tile.weights[g * tile.group_size * 8..][..tile.group_size * 8];
-        for (l, line) in lines.chunks_exact(LINE_BYTES).enumerate() {
-            let input = g * tile.group_size + l * LINE_INPUTS;
-            // SAFETY: `line` has LINE_BYTES.
-            let line = unsafe { _mm512_loadu_si512(line.as_ptr().cast()) };
-            let nibbles = [
-                _mm512_and_si512(line, low_nibbles),
-                _mm512_and_si512(_mm512_srli_epi16::<4>(line), low_nibbles),
-            ];
-            for t in 0..ROWS {
-                for digit in 0..DIGITS {
-                    for (n, nibbles) in nibbles.into_iter().enumerate() {
-                        // SAFETY: `input + 8 <= x.width`: the line lies inside group `g`; 4 of its digits.
-                        let four = unsafe {
-                            rows[t]
-                                .as_ptr()
-                                .add(input * DIGITS + digit * LINE_INPUTS + 4 * n)
-                                .cast::<i32>()
-                                .read_unaligned()
-                        };
-                        let sum = &mut sums[t][digit][n % CHAINS];
-                        *sum = _mm512_dpbusd_epi32(*sum, nibbles, _mm512_set1_epi32(four));
-                    }
+            let v = _mm512_cvtps_epi32(_mm512_mul_ps(load(chunk), inverse));
+            let digits = match to.digits {
+                Digits::One => [v, _mm512_setzero_si512()],
+                Digits::Two => {
+                    let half = _mm512_set1_epi32(1 << (LOW_DIGIT_BITS - 1));
+                    let high = _mm512_srai_epi32::<LOW_DIGIT_BITS>(_mm512_add_epi32(v, half));
+                    [high, _mm512_sub_epi32(v, _mm512_slli_epi32::<LOW_DIGIT_BITS>(high))]
+                }
+            };
+            for d in 0..to.digits.count() {
+                sums[d] = _mm512_add_epi32(sums[d], digits[d]);
+                let mut bytes = [0i8; TILE];
+                // SAFETY: `bytes` has TILE bytes.
+                unsafe { _mm_storeu_si128(bytes.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(digits[d])) };
+                for (l, lane) in bytes.chunks_exact(LANE_INPUTS).enumerate() {
+                    let at = ((c * TILE / LANE_INPUTS + l) * to.digits.count() + d) * rows + t;
+                    to.values[at * LANE_INPUTS..][..LANE_INPUTS].copy_from_slice(lane);
                 }
             }
         }
-        let (scale, zero) = group_constants(tile, g);
-        // The zero point as an integer again: exact, and cheap once per group.
-        let zero = _mm512_cvtps_epi32(zero);
-        for t in 0..ROWS {
-            let (x_scale, x_sum) = (x.scales[(row + t) * groups + g], x.sums[(row + t) * groups + g]);
-            let [high, low] = sums[t].map(|chains| match chains.as_slice() {
-                [one] => *one,
-                chains => _mm512_add_epi32(chains[0], chains[1]),
-            });
-            let dot = _mm512_add_epi32(_mm512_slli_epi32::<LOW_DIGIT_BITS>(high), low);
-            let centred = _mm512_sub_epi32(dot, _mm512_mullo_epi32(zero, _mm512_set1_epi32(x_sum)));
-            let scale = _mm512_mul_ps(scale, _mm512_set1_ps(x_scale));
-            totals[t] = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(centred), totals[t]);
+        to.scales[t] = scale;
+        for d in 0..to.digits.count() {
+            to.sums[d * rows + t] = _mm512_reduce_add_epi32(sums[d]);
         }
     }
-    for (out, total) in out.iter_mut().zip(totals) {
-        store(out, total);
+}
+
+/// Largest magnitude by its bits: NaN is above infinity and infinity above every number.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
+fn largest_magnitude(group: &[f32]) -> f32 {
+    let magnitude = _mm512_set1_epi32(0x7fff_ffff);
+    let mut largest = _mm512_setzero_si512();
+    for chunk in group.chunks_exact(TILE) {
+        largest = _mm512_max_epu32(largest, _mm512_and_si512(_mm512_castps_si512(load(chunk)), magnitude));
+    }
+    f32::from_bits(_mm512_reduce_max_epu32(largest))
+}
+
+/// Where [`add_group`] reads weights.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Source {
+    /// The tile's own lines of four-bit weights.
+    Nibbles,
+    /// Lines of one byte per weight: eight-bit weights, or four-bit ones unpacked.
+    Bytes,
+}
+
+const NIBBLES: bool = true;
+const BYTES: bool = false;
+
+/// One group of two tiles.
+struct PairGroup {
+    /// Lines of either tile; all of the group.
+    lines: [*const u8; 2],
+    source: Source,
+    group_size: usize,
+    scales: [__m512; 2],
+    /// Minus the zero points, in the low halves of 32-bit lanes whose high halves are zero.
+    minus_zeros: [__m512i; 2],
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
+fn quant_dot(tiles: [&QuantTile<'_>; 2], x: &QuantizedRows<'_>, first_row: usize, out: &mut [[f32; PAIR]]) {
+    out.fill([0.0; PAIR]);
+    // Unpacking pays once a group serves a second block.
+    let unpack = tiles[0].bits == WeightBits::Four && out.len() > x.rows_of_block(first_row);
+    let mut unpacked = Unpacked([[0; UNPACKED_BYTES]; 2]);
+    for g in 0..tiles[0].groups() {
+        let lines = tiles.map(|tile| &tile.weights[g * tile.group_bytes()..][..tile.group_bytes()]);
+        let constants = tiles.map(|tile| group_constants(tile, g));
+        let low_half = _mm512_set1_epi32(0xffff);
+        let mut group = PairGroup {
+            lines: lines.map(<[u8]>::as_ptr),
+            source: if tiles[0].bits == WeightBits::Four { Source::Nibbles } else { Source::Bytes },
+            group_size: x.group_size,
+            scales: constants.map(|(scales, _)| scales),
+            minus_zeros: constants.map(|(_, zeros)| {
+                let zeros = _mm512_cvtps_epi32(zeros);
+                _mm512_and_si512(_mm512_sub_epi32(_mm512_setzero_si512(), zeros), low_half)
+            }),
+        };
+        if unpack {
+            for (lines, to) in lines.into_iter().zip(&mut unpacked.0) {
+                unpack_nibbles(lines, to);
+            }
+            group.lines = unpacked.0.each_ref().map(|bytes| bytes.as_ptr());
+            group.source = Source::Bytes;
+        }
+        let mut done = 0;
+        while done < out.len() {
+            let rows = x.rows_of_block(first_row + done);
+            let x_group = x.group(first_row + done, rows, g);
+            add_group(&group, x.digits, x_group, &mut out[done..done + rows]);
+            done += rows;
+        }
+    }
+}
+
+/// Bytes of a group of 128 inputs of one tile.
+const UNPACKED_BYTES: usize = 128 * TILE;
+
+/// A group of both tiles, one byte per weight, in whole cache lines.
+#[repr(align(64))]
+struct Unpacked([[u8; UNPACKED_BYTES]; 2]);
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
+fn unpack_nibbles(lines: &[u8], to: &mut [u8; UNPACKED_BYTES]) {
+    let low_nibbles = _mm512_set1_epi8(15);
+    for (line, to) in lines.chunks_exact(LINE_BYTES).zip(to.chunks_exact_mut(2 * LINE_BYTES)) {
+        // SAFETY: `line` has LINE_BYTES, `to` twice as many.
+        unsafe {
+            let line = _mm512_loadu_si512(line.as_ptr().cast());
+            let high = _mm512_and_si512(_mm512_srli_epi16::<4>(line), low_nibbles);
+            _mm512_storeu_si512(to.as_mut_ptr().cast(), _mm512_and_si512(line, low_nibbles));
+            _mm512_storeu_si512(to.as_mut_ptr().add(LINE_BYTES).cast(), high);
+        }
+    }
+}
+
+/// Adds one group's products to `out`, which is one block of rows.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
+fn add_group(group: &PairGroup, digits: Digits, x: (&[i8], &[f32], &[i32]), out: &mut [[f32; PAIR]]) {
+    macro_rules! dispatch {
+        ($digits:literal: $($rows:literal)+) => {
+            match (group.source, out.len()) {
+                $((Source::Nibbles, $rows) => add_group_block::<$rows, $digits, NIBBLES>(group, x, out),
+                (Source::Bytes, $rows) => add_group_block::<$rows, $digits, BYTES>(group, x, out),)+
+                _ => unreachable!("a block has at most twelve digit rows"),
+            }
+        };
+    }
+    match digits {
+        Digits::One => dispatch!(1: 1 2 3 4 5 6 7 8 9 10 11 12),
+        Digits::Two => dispatch!(2: 1 2 3 4 5 6),
+    }
+}
+
+/// [`add_group`] for a block of `ROWS` rows of `DIGITS` digits: `2 * ROWS * DIGITS` sums in registers.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
+fn add_group_block<const ROWS: usize, const DIGITS: usize, const PACKED: bool>(
+    group: &PairGroup,
+    (values, scales, sums): (&[i8], &[f32], &[i32]),
+    out: &mut [[f32; PAIR]],
+) {
+    let lanes = group.group_size / LANE_INPUTS;
+    assert!(values.len() == lanes * LANE_INPUTS * ROWS * DIGITS);
+    assert!(scales.len() == ROWS && sums.len() == ROWS * DIGITS && out.len() == ROWS);
+    let mut dots = [[[_mm512_setzero_si512(); 2]; DIGITS]; ROWS];
+    for t in 0..ROWS {
+        for d in 0..DIGITS {
+            // A sum fits 16 bits, and the other half of each product is zero: the low halves multiply.
+            let sum = _mm512_set1_epi32(sums[d * ROWS + t]);
+            dots[t][d] = group.minus_zeros.map(|minus_zeros| _mm512_madd_epi16(minus_zeros, sum));
+        }
+    }
+    let low_nibbles = _mm512_set1_epi8(15);
+    let mut x = values.as_ptr().cast::<i32>();
+    let mut at = 0;
+    let lines = lanes / if PACKED { 2 } else { 1 };
+    for _ in 0..lines {
+        // SAFETY: the group has `lines` lines of LINE_BYTES in either tile.
+        let line = group.lines.map(|lines| unsafe { _mm512_loadu_si512(lines.add(at).cast()) });
+        at += LINE_BYTES;
+        for half in 0..if PACKED { 2 } else { 1 } {
+            let weights = line.map(|line| match (PACKED, half) {
+                (false, _) => line,
+                (true, 0) => _mm512_and_si512(line, low_nibbles),
+                (true, _) => _mm512_and_si512(_mm512_srli_epi16::<4>(line), low_nibbles),
+            });
+            for d in 0..DIGITS {
+                for t in 0..ROWS {
+                    // SAFETY: `values` has `lanes` lanes of ROWS * DIGITS words (asserted above).
+                    let four = _mm512_set1_epi32(unsafe { x.add(d * ROWS + t).read_unaligned() });
+                    for i in 0..2 {
+                        dots[t][d][i] = _mm512_dpbusd_epi32(dots[t][d][i], weights[i], four);
+                    }
+                }
+            }
+            // SAFETY: at most one past the last lane.
+            x = unsafe { x.add(DIGITS * ROWS) };
+        }
+    }
+    for t in 0..ROWS {
+        for i in 0..2 {
+            let dot = if DIGITS == 2 {
+                _mm512_add_epi32(_mm512_slli_epi32::<LOW_DIGIT_BITS>(dots[t][0][i]), dots[t][1][i])
+            } else {
+                dots[t][0][i]
+            };
+            let scale = _mm512_mul_ps(group.scales[i], _mm512_set1_ps(scales[t]));
+            let to = &mut out[t][i * TILE..][..TILE];
+            store(to, _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(dot), load(to)));
+        }
     }
 }
 
 /// Scales and zero points of group `g` as floats.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
-fn group_constants(tile: &Int4Tile<'_>, g: usize) -> (__m512, __m512) {
+fn group_constants(tile: &QuantTile<'_>, g: usize) -> (__m512, __m512) {
     let scales = &tile.scales[g * TILE..][..TILE];
     let zeros = &tile.zeros[g * TILE..][..TILE];
     // SAFETY: both slices have TILE elements.
@@ -145,7 +246,7 @@ fn group_constants(tile: &Int4Tile<'_>, g: usize) -> (__m512, __m512) {
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
-fn int4_dot_f32(tile: &Int4Tile<'_>, x: &FloatRows<'_>, first_row: usize, out: &mut [[f32; TILE]]) {
+fn int4_dot_f32(tile: &QuantTile<'_>, x: &FloatRows<'_>, first_row: usize, out: &mut [[f32; TILE]]) {
     in_row_blocks!(tile, x, first_row, out;
         4 => int4_f32_block::<4>, 2 => int4_f32_block::<2>, 1 => int4_f32_block::<1>);
 }
@@ -153,7 +254,7 @@ fn int4_dot_f32(tile: &Int4Tile<'_>, x: &FloatRows<'_>, first_row: usize, out: &
 /// `ROWS` tokens over one tile, four sums per token whatever `ROWS` is.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
 fn int4_f32_block<const ROWS: usize>(
-    tile: &Int4Tile<'_>,
+    tile: &QuantTile<'_>,
     x: &FloatRows<'_>,
     row: usize,
     out: &mut [[f32; TILE]],
@@ -164,12 +265,12 @@ fn int4_f32_block<const ROWS: usize>(
     for g in 0..tile.groups() {
         let (scale, zero) = group_constants(tile, g);
         let mut sums = [[_mm512_setzero_ps(); 4]; ROWS];
-        let lines = &tile.weights[g * tile.group_size * 8..][..tile.group_size * 8];
+        let lines = &tile.weights[g * tile.group_bytes()..][..tile.group_bytes()];
         for (l, line) in lines.chunks_exact(LINE_BYTES).enumerate() {
-            let input = g * tile.group_size + l * LINE_INPUTS;
+            let input = g * tile.group_size + l * 2 * LANE_INPUTS;
             // SAFETY: `line` has LINE_BYTES.
             let line = unsafe { _mm512_loadu_si512(line.as_ptr().cast()) };
-            for j in 0..LINE_INPUTS {
+            for j in 0..2 * LANE_INPUTS {
                 // Inputs 0..4 are the low nibbles of the word's bytes, 4..8 the high ones.
                 let shift = _mm512_set1_epi32((8 * (j % 4) + 4 * (j / 4)) as i32);
                 let q = _mm512_and_si512(_mm512_srlv_epi32(line, shift), nibble);

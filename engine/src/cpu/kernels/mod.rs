@@ -32,11 +32,14 @@ mod tests;
 /// Outputs in one weight tile; also the positions in one KV block.
 pub const TILE: usize = 16;
 
-/// Inputs covered by one 64-byte line of a tile: 16 outputs of 8 nibbles each.
-pub const LINE_INPUTS: usize = 8;
+/// Outputs of the two tiles that the integer kernels run side by side.
+pub const PAIR: usize = 2 * TILE;
 
-/// Bytes of one line of an int4 tile.
+/// Bytes of one line of integer weights: one register.
 pub const LINE_BYTES: usize = 64;
+
+/// Consecutive inputs that one 32-bit lane of a dot-product instruction multiplies.
+pub const LANE_INPUTS: usize = 4;
 
 /// An instruction set the kernels were written for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,24 +94,46 @@ impl Isa {
     }
 }
 
-/// Int4 weights of [`TILE`] outputs.
+/// Width of an integer weight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WeightBits {
+    /// 0..=15; a line covers eight inputs.
+    Four,
+    /// 0..=255; a line covers four inputs.
+    Eight,
+}
+
+impl WeightBits {
+    /// Inputs covered by one line of a tile.
+    pub fn line_inputs(self) -> usize {
+        match self {
+            Self::Four => 2 * LANE_INPUTS,
+            Self::Eight => LANE_INPUTS,
+        }
+    }
+}
+
+/// Integer weights of [`TILE`] outputs: `w[k][n] = scale[g][n] * (q[k][n] - zero[g][n])`.
 ///
-/// A line is 16 little-endian words, one per output; byte `j` of a word holds the weight of input
-/// `k0 + j` in its low nibble and of input `k0 + 4 + j` in its high one. So masking the low nibbles of
-/// a line gives, per output, four consecutive inputs as bytes: what `vpdpbusd` multiplies.
+/// A line is 16 little-endian words, one per output. With eight bits, byte `j` of a word is the weight of
+/// input `k0 + j`. With four, its low nibble is that of input `k0 + j` and its high one that of input
+/// `k0 + 4 + j`. So a line, or the low nibbles of it, holds four consecutive inputs of every output as
+/// bytes: what `vpdpbusd` multiplies.
 #[derive(Clone, Copy, Debug)]
-pub struct Int4Tile<'a> {
+pub struct QuantTile<'a> {
+    /// Width of a weight.
+    pub bits: WeightBits,
     /// Inputs that share a scale: 32, 64 or 128.
     pub group_size: usize,
-    /// `[groups][group_size / 8][64]`.
+    /// `[groups][group_size / bits.line_inputs()][64]`.
     pub weights: &'a [u8],
     /// fp16 bits, `[groups][16]`.
     pub scales: &'a [u16],
-    /// `[groups][16]`, each 0..=15.
+    /// `[groups][16]`.
     pub zeros: &'a [u8],
 }
 
-impl Int4Tile<'_> {
+impl QuantTile<'_> {
     fn groups(&self) -> usize {
         self.scales.len() / TILE
     }
@@ -117,10 +142,15 @@ impl Int4Tile<'_> {
         self.groups() * self.group_size
     }
 
+    /// Bytes of one group's lines.
+    fn group_bytes(&self) -> usize {
+        self.group_size / self.bits.line_inputs() * LINE_BYTES
+    }
+
     fn check(&self) {
         assert!(matches!(self.group_size, 32 | 64 | 128));
         assert_eq!(self.scales.len(), self.zeros.len());
-        assert_eq!(self.weights.len(), self.inputs() / LINE_INPUTS * LINE_BYTES);
+        assert_eq!(self.weights.len(), self.groups() * self.group_bytes());
     }
 }
 
@@ -169,38 +199,116 @@ pub struct FloatRows<'a> {
     pub values: &'a [f32],
 }
 
-/// Token rows rounded to pairs of int8 digits in groups: `x = scale * (128 * high + low)`.
+/// How many int8 digits an activation is rounded to: `x = scale * v`.
 ///
-/// The rule, in every instruction set: `scale = amax / 16256`, `v = x * (16256 / amax)` rounded to
-/// nearest, ties to even; `high = (v + 64) >> 7`, `low = v - 128 * high`. So `high` is -127..=127 and `low`
-/// -64..=63, and each is what an 8-bit dot product takes. One digit alone is not enough: it moves
-/// log-probabilities of the reference checkpoints by 0.06 to 0.11 nat on average, two by 0.002. Reading the
-/// weights, not multiplying, is what decoding waits for, and both digits share one read.
-///
-/// A group whose `amax` is below [`SMALLEST_AMAX`] is zero; one with a NaN or an infinity has a NaN
-/// scale, so that the fault shows instead of becoming a plausible number.
-#[derive(Clone, Copy, Debug)]
-pub struct QuantizedRows<'a> {
-    /// Elements of one row.
-    pub width: usize,
-    /// Elements that share a scale.
-    pub group_size: usize,
-    /// `[rows][width / 8][high, low][8]`.
-    pub digits: &'a [i8],
-    /// `[rows][width / group_size]`.
-    pub scales: &'a [f32],
-    /// Sum of each group's `v`, `[rows][width / group_size]`.
-    pub sums: &'a [i32],
+/// The rule, in every instruction set: `scale = amax / largest`, `v = x * (largest / amax)` rounded to nearest, ties
+/// to even, with `amax` the largest magnitude of the group. A group whose `amax` is below [`SMALLEST_AMAX`]
+/// is zero; one with a NaN or an infinity has a NaN scale, so that the fault shows instead of becoming a
+/// plausible number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Digits {
+    /// `v` is -127..=127.
+    One,
+    /// `v = 128 * high + low`: `high = (v + 64) >> 7` is -127..=127, `low` -64..=63, and each is what an
+    /// 8-bit dot product takes. Twice the multiplications, the same weights read.
+    Two,
 }
 
-/// Digits of one element; see [`QuantizedRows`].
-pub const DIGITS: usize = 2;
+impl Digits {
+    /// As a number.
+    pub fn count(self) -> usize {
+        match self {
+            Self::One => 1,
+            Self::Two => 2,
+        }
+    }
+
+    /// The largest `v`.
+    fn largest(self) -> f32 {
+        match self {
+            Self::One => 127.0,
+            Self::Two => 16256.0,
+        }
+    }
+
+    /// Token rows in a whole block; see [`QuantizedRows`].
+    pub fn block_rows(self) -> usize {
+        BLOCK_DIGIT_ROWS / self.count()
+    }
+}
+
+/// Digits of different rows in one block: with two tiles as many sums as 24 registers hold.
+const BLOCK_DIGIT_ROWS: usize = 12;
 
 /// Bits of the low digit.
 const LOW_DIGIT_BITS: u32 = 7;
 
-/// The largest `v` of [`QuantizedRows`]: 127 in the high digit.
-const LARGEST_ROUNDED: f32 = 16256.0;
+/// Token rows rounded to int8 digits in groups.
+///
+/// Rows are stored in blocks of [`Digits::block_rows`], the last block being as long as what remains. Inside a
+/// block of `T` rows everything that a kernel reads in turn is consecutive:
+/// digits are `[groups][group_size / 4][digits, high first][T][4 inputs]`, scales `[groups][T]`, sums
+/// `[groups][digits][T]`. Blocks follow one another without a gap.
+#[derive(Clone, Copy, Debug)]
+pub struct QuantizedRows<'a> {
+    /// Token rows.
+    pub rows: usize,
+    /// Elements of one row.
+    pub width: usize,
+    /// Elements that share a scale.
+    pub group_size: usize,
+    /// Digits of an element.
+    pub digits: Digits,
+    /// `rows * width * digits` numbers.
+    pub values: &'a [i8],
+    /// One per row and group.
+    pub scales: &'a [f32],
+    /// Sum of each digit over a group: what a weight's zero point multiplies.
+    pub sums: &'a [i32],
+}
+
+impl QuantizedRows<'_> {
+    fn groups(&self) -> usize {
+        self.width / self.group_size
+    }
+
+    /// Rows of the block that starts at `first_row`.
+    fn rows_of_block(&self, first_row: usize) -> usize {
+        self.digits.block_rows().min(self.rows - first_row)
+    }
+
+    /// Digits, scales and sums of group `g` of the block of `rows` rows that starts at `first_row`.
+    fn group(&self, first_row: usize, rows: usize, g: usize) -> (&[i8], &[f32], &[i32]) {
+        let (digits, groups) = (self.digits.count(), self.groups());
+        let len = rows * self.group_size * digits;
+        (
+            &self.values[first_row * self.width * digits + g * len..][..len],
+            &self.scales[first_row * groups + g * rows..][..rows],
+            &self.sums[(first_row * groups + g * rows) * digits..][..rows * digits],
+        )
+    }
+}
+
+/// Where one group of a block of rows is rounded to; see [`QuantizedRows`] for the layout.
+#[derive(Debug)]
+pub struct QuantizedGroup<'a> {
+    /// Digits of an element.
+    pub digits: Digits,
+    /// `[group_size / 4][digits][T][4]`.
+    pub values: &'a mut [i8],
+    /// `[T]`.
+    pub scales: &'a mut [f32],
+    /// `[digits][T]`.
+    pub sums: &'a mut [i32],
+}
+
+impl QuantizedGroup<'_> {
+    /// `(rows, group size)`.
+    fn shape(&self) -> (usize, usize) {
+        let rows = self.scales.len();
+        (rows, self.values.len() / (rows * self.digits.count()))
+    }
+}
 
 /// Below this a group of activations counts as zero: `16256 / amax` would overflow.
 pub const SMALLEST_AMAX: f32 = 1e-30;
@@ -232,17 +340,14 @@ impl SoftmaxState {
 
 type Outputs<'a> = &'a mut [[f32; TILE]];
 
-/// `(row, group size, digits, scales, sums)`.
-type QuantizeRow = unsafe fn(&[f32], usize, &mut [i8], &mut [f32], &mut [i32]);
-
 /// The functions of one instruction set.
 ///
 /// The pointers are unsafe because calling one on a machine without its instruction set is undefined;
 /// [`Kernels::new`] is the only way to get a table and checks that, so the methods are safe.
 struct Table {
-    quantize_row: QuantizeRow,
-    int4_dot_i8: unsafe fn(&Int4Tile<'_>, &QuantizedRows<'_>, usize, Outputs<'_>),
-    int4_dot_f32: unsafe fn(&Int4Tile<'_>, &FloatRows<'_>, usize, Outputs<'_>),
+    quantize_group: unsafe fn(&[f32], usize, &mut QuantizedGroup<'_>),
+    quant_dot: unsafe fn([&QuantTile<'_>; 2], &QuantizedRows<'_>, usize, &mut [[f32; PAIR]]),
+    int4_dot_f32: unsafe fn(&QuantTile<'_>, &FloatRows<'_>, usize, Outputs<'_>),
     dense_dot: unsafe fn(&DenseTile<'_>, &FloatRows<'_>, usize, Outputs<'_>),
     attend_block: unsafe fn(&[f32], &KvBlock<'_>, &mut SoftmaxState, &mut [f32]),
     f16_to_f32: unsafe fn(&[u16], &mut [f32]),
@@ -278,43 +383,42 @@ impl Kernels {
         self.isa
     }
 
-    /// Rounds one row in groups of `group_size`; see [`QuantizedRows`] for the rule.
-    pub fn quantize_row(
-        &self,
-        x: &[f32],
-        group_size: usize,
-        digits: &mut [i8],
-        scales: &mut [f32],
-        sums: &mut [i32],
-    ) {
-        let groups = x.len() / group_size;
-        assert!(group_size.is_multiple_of(32) && x.len() == groups * group_size);
-        assert!(digits.len() == DIGITS * x.len() && scales.len() == groups && sums.len() == groups);
+    /// Rounds one group of several rows, row `t` of which starts at `x[t * stride]`; see [`Digits`] for the rule.
+    pub fn quantize_group(&self, x: &[f32], stride: usize, to: &mut QuantizedGroup<'_>) {
+        let (rows, group_size) = to.shape();
+        assert!(rows > 0 && group_size.is_multiple_of(32) && to.sums.len() == rows * to.digits.count());
+        assert!(to.values.len() == rows * group_size * to.digits.count());
+        assert!(x.len() >= (rows - 1) * stride + group_size);
         // SAFETY: a table exists only where its instruction set was detected (`new`).
-        unsafe { (self.table.quantize_row)(x, group_size, digits, scales, sums) }
+        unsafe { (self.table.quantize_group)(x, stride, to) }
     }
 
-    /// `out[t][n] = sum_g s[g][n] * sx[g] * (sum_k q[k][n] * v[k] - z[g][n] * sum_k v[k])` for rows
-    /// `first_row + t`.
-    pub fn int4_dot_i8(
+    /// Two tiles side by side for whole blocks of rows, from `first_row` on:
+    /// `out[t][n] = sum_g s[g][n] * sx[g] * (sum_k q[k][n] * v[k] - z[g][n] * sum_k v[k])`.
+    pub fn quant_dot(
         &self,
-        tile: &Int4Tile<'_>,
+        tiles: [&QuantTile<'_>; 2],
         x: &QuantizedRows<'_>,
         first_row: usize,
-        out: Outputs<'_>,
+        out: &mut [[f32; PAIR]],
     ) {
-        tile.check();
-        let (rows, groups) = (first_row + out.len(), tile.groups());
-        assert!(x.width == tile.inputs() && x.group_size == tile.group_size);
-        assert!(x.digits.len() >= rows * x.width * DIGITS);
-        assert!(x.scales.len() >= rows * groups && x.sums.len() >= rows * groups);
+        let (end, block_rows) = (first_row + out.len(), x.digits.block_rows());
+        for tile in tiles {
+            tile.check();
+            assert!(x.width == tile.inputs() && x.group_size == tile.group_size && tile.bits == tiles[0].bits);
+        }
+        assert!(first_row.is_multiple_of(block_rows) && (end.is_multiple_of(block_rows) || end == x.rows));
+        assert!(end <= x.rows && x.values.len() == x.rows * x.width * x.digits.count());
+        assert!(x.scales.len() == x.rows * x.groups());
+        assert!(x.sums.len() == x.rows * x.groups() * x.digits.count());
         // SAFETY: a table exists only where its instruction set was detected (`new`).
-        unsafe { (self.table.int4_dot_i8)(tile, x, first_row, out) }
+        unsafe { (self.table.quant_dot)(tiles, x, first_row, out) }
     }
 
     /// `out[t][n] = sum_g s[g][n] * sum_k (q[k][n] - z[g][n]) * x[k]` for rows `first_row + t`.
-    pub fn int4_dot_f32(&self, tile: &Int4Tile<'_>, x: &FloatRows<'_>, first_row: usize, out: Outputs<'_>) {
+    pub fn int4_dot_f32(&self, tile: &QuantTile<'_>, x: &FloatRows<'_>, first_row: usize, out: Outputs<'_>) {
         tile.check();
+        assert_eq!(tile.bits, WeightBits::Four);
         assert!(x.width == tile.inputs() && x.values.len() >= (first_row + out.len()) * x.width);
         // SAFETY: a table exists only where its instruction set was detected (`new`).
         unsafe { (self.table.int4_dot_f32)(tile, x, first_row, out) }

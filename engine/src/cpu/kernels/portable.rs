@@ -3,13 +3,13 @@
 use half::{bf16, f16};
 
 use super::{
-    DIGITS, DenseFormat, DenseTile, FloatRows, Int4Tile, KvBlock, LARGEST_ROUNDED, LINE_BYTES, LINE_INPUTS,
-    LOW_DIGIT_BITS, QuantizedRows, SMALLEST_AMAX, SoftmaxState, TILE, Table, exp,
+    DenseFormat, DenseTile, Digits, FloatRows, KvBlock, LANE_INPUTS, LINE_BYTES, LOW_DIGIT_BITS, PAIR, QuantTile,
+    QuantizedGroup, QuantizedRows, SMALLEST_AMAX, SoftmaxState, TILE, Table, WeightBits, exp,
 };
 
 pub(super) static TABLE: Table = Table {
-    quantize_row,
-    int4_dot_i8,
+    quantize_group,
+    quant_dot,
     int4_dot_f32,
     dense_dot,
     attend_block,
@@ -18,36 +18,43 @@ pub(super) static TABLE: Table = Table {
     silu_mul,
 };
 
-pub(super) fn quantize_row(
-    x: &[f32],
-    group_size: usize,
-    digits: &mut [i8],
-    scales: &mut [f32],
-    sums: &mut [i32],
-) {
-    for (g, group) in x.chunks_exact(group_size).enumerate() {
-        let digits = &mut digits[g * group_size * DIGITS..][..group_size * DIGITS];
-        let Some((scale, inverse)) = group_scale(largest_magnitude(group)) else {
-            digits.fill(0);
-            scales[g] = f32::NAN;
-            sums[g] = 0;
+pub(super) fn quantize_group(x: &[f32], stride: usize, to: &mut QuantizedGroup<'_>) {
+    let ((rows, group_size), digits) = (to.shape(), to.digits.count());
+    for t in 0..rows {
+        let group = &x[t * stride..][..group_size];
+        let Some((scale, inverse)) = group_scale(largest_magnitude(group), to.digits) else {
+            clear_row(to, t);
             continue;
         };
-        let mut sum = 0;
-        for (digits, x) in digits.chunks_exact_mut(DIGITS * LINE_INPUTS).zip(group.chunks_exact(LINE_INPUTS))
-        {
-            let (high, low) = digits.split_at_mut(LINE_INPUTS);
-            for ((high, low), x) in high.iter_mut().zip(low).zip(x) {
-                let rounded = (x * inverse).round_ties_even() as i32;
-                let digit = (rounded + (1 << LOW_DIGIT_BITS) / 2) >> LOW_DIGIT_BITS;
-                *high = digit as i8;
-                *low = (rounded - (digit << LOW_DIGIT_BITS)) as i8;
-                sum += rounded;
+        let mut sums = [0; 2];
+        for (k, x) in group.iter().enumerate() {
+            let v = (x * inverse).round_ties_even() as i32;
+            let high = (v + (1 << LOW_DIGIT_BITS) / 2) >> LOW_DIGIT_BITS;
+            let split = match to.digits {
+                Digits::One => [v, 0],
+                Digits::Two => [high, v - (high << LOW_DIGIT_BITS)],
+            };
+            for d in 0..digits {
+                let lane = ((k / LANE_INPUTS) * digits + d) * rows + t;
+                to.values[lane * LANE_INPUTS + k % LANE_INPUTS] = split[d] as i8;
+                sums[d] += split[d];
             }
         }
-        scales[g] = scale;
-        sums[g] = sum;
+        to.scales[t] = scale;
+        for d in 0..digits {
+            to.sums[d * rows + t] = sums[d];
+        }
     }
+}
+
+/// Makes row `t` of a group zeros with a NaN scale.
+pub(super) fn clear_row(to: &mut QuantizedGroup<'_>, t: usize) {
+    let (rows, _) = to.shape();
+    for lane in to.values.chunks_exact_mut(LANE_INPUTS).skip(t).step_by(rows) {
+        lane.fill(0);
+    }
+    to.sums.iter_mut().skip(t).step_by(rows).for_each(|sum| *sum = 0);
+    to.scales[t] = f32::NAN;
 }
 
 /// Largest absolute value; NaN or infinity when the group holds one. Compared as integers, where NaN
@@ -57,57 +64,88 @@ fn largest_magnitude(group: &[f32]) -> f32 {
 }
 
 /// `(scale, 1 / scale)` of a group; `None` when it is not finite.
-pub(super) fn group_scale(largest: f32) -> Option<(f32, f32)> {
-    if !largest.is_finite() {
+pub(super) fn group_scale(amax: f32, digits: Digits) -> Option<(f32, f32)> {
+    if !amax.is_finite() {
         None
-    } else if largest < SMALLEST_AMAX {
+    } else if amax < SMALLEST_AMAX {
         Some((0.0, 0.0))
     } else {
-        Some((largest / LARGEST_ROUNDED, LARGEST_ROUNDED / largest))
+        Some((amax / digits.largest(), digits.largest() / amax))
     }
 }
 
-fn int4_dot_i8(tile: &Int4Tile<'_>, x: &QuantizedRows<'_>, first_row: usize, out: &mut [[f32; TILE]]) {
-    let groups = tile.groups();
+pub(super) fn quant_dot(tiles: [&QuantTile<'_>; 2], x: &QuantizedRows<'_>, first_row: usize, out: &mut [[f32; PAIR]]) {
+    let mut done = 0;
+    while done < out.len() {
+        let rows = x.rows_of_block(first_row + done);
+        let out = &mut out[done..done + rows];
+        out.fill([0.0; PAIR]);
+        for (i, tile) in tiles.into_iter().enumerate() {
+            for g in 0..tile.groups() {
+                add_group(tile, g, x, first_row + done, i * TILE, out);
+            }
+        }
+        done += rows;
+    }
+}
+
+/// Adds the products of group `g` of one tile and one block of rows to the columns from `column` on.
+fn add_group(
+    tile: &QuantTile<'_>,
+    g: usize,
+    x: &QuantizedRows<'_>,
+    first_row: usize,
+    column: usize,
+    out: &mut [[f32; PAIR]],
+) {
+    let (values, scales, sums) = x.group(first_row, out.len(), g);
+    let (rows, digits) = (out.len(), x.digits.count());
+    let lines = &tile.weights[g * tile.group_bytes()..][..tile.group_bytes()];
     for (t, out) in out.iter_mut().enumerate() {
-        let row = first_row + t;
-        let digits = &x.digits[row * x.width * DIGITS..][..x.width * DIGITS];
-        *out = [0.0; TILE];
-        for g in 0..groups {
-            let mut dots = [0i32; TILE];
-            let lines = &tile.weights[g * tile.group_size * 8..][..tile.group_size * 8];
-            for (l, line) in lines.chunks_exact(LINE_BYTES).enumerate() {
-                let input = g * tile.group_size + l * LINE_INPUTS;
-                let (high, low) = digits[input * DIGITS..][..LINE_INPUTS * DIGITS].split_at(LINE_INPUTS);
-                let values: [i32; LINE_INPUTS] =
-                    std::array::from_fn(|k| (i32::from(high[k]) << LOW_DIGIT_BITS) + i32::from(low[k]));
-                for (dot, word) in dots.iter_mut().zip(line.chunks_exact(4)) {
-                    for j in 0..4 {
-                        *dot += i32::from(word[j] & 15) * values[j];
-                        *dot += i32::from(word[j] >> 4) * values[4 + j];
+        let mut dots = [0i32; TILE];
+        let mut add_lane = |lane: usize, weights: [[u8; LANE_INPUTS]; TILE]| {
+            for d in 0..digits {
+                let place = 1 << (LOW_DIGIT_BITS * (digits - 1 - d) as u32);
+                let values = &values[((lane * digits + d) * rows + t) * LANE_INPUTS..][..LANE_INPUTS];
+                for (dot, weights) in dots.iter_mut().zip(weights) {
+                    for (weight, value) in weights.into_iter().zip(values) {
+                        *dot += i32::from(weight) * i32::from(*value) * place;
                     }
                 }
             }
-            let (scale, sum) = (x.scales[row * groups + g], x.sums[row * groups + g]);
-            for (n, out) in out.iter_mut().enumerate() {
-                let weight_scale = f16::from_bits(tile.scales[g * TILE + n]).to_f32();
-                let zero = i32::from(tile.zeros[g * TILE + n]);
-                *out += (weight_scale * scale) * (dots[n] - zero * sum) as f32;
+        };
+        for (l, line) in lines.as_chunks::<LINE_BYTES>().0.iter().enumerate() {
+            let word = |n: usize| &line[n * LANE_INPUTS..][..LANE_INPUTS];
+            let bytes = |of: fn(u8) -> u8| std::array::from_fn(|n| std::array::from_fn(|j| of(word(n)[j])));
+            match tile.bits {
+                WeightBits::Four => {
+                    add_lane(2 * l, bytes(|byte| byte & 15));
+                    add_lane(2 * l + 1, bytes(|byte| byte >> 4));
+                }
+                WeightBits::Eight => add_lane(l, bytes(|byte| byte)),
             }
+        }
+        let sum: i32 = (0..digits)
+            .map(|d| sums[d * rows + t] << (LOW_DIGIT_BITS * (digits - 1 - d) as u32))
+            .sum();
+        for (n, out) in out[column..column + TILE].iter_mut().enumerate() {
+            let weight_scale = f16::from_bits(tile.scales[g * TILE + n]).to_f32();
+            let zero = i32::from(tile.zeros[g * TILE + n]);
+            *out += (weight_scale * scales[t]) * (dots[n] - zero * sum) as f32;
         }
     }
 }
 
-fn int4_dot_f32(tile: &Int4Tile<'_>, x: &FloatRows<'_>, first_row: usize, out: &mut [[f32; TILE]]) {
+fn int4_dot_f32(tile: &QuantTile<'_>, x: &FloatRows<'_>, first_row: usize, out: &mut [[f32; TILE]]) {
     for (t, out) in out.iter_mut().enumerate() {
         let values = &x.values[(first_row + t) * x.width..][..x.width];
         *out = [0.0; TILE];
         for g in 0..tile.groups() {
             let zeros: [f32; TILE] = std::array::from_fn(|n| f32::from(tile.zeros[g * TILE + n]));
             let mut dots = [0.0f32; TILE];
-            let lines = &tile.weights[g * tile.group_size * 8..][..tile.group_size * 8];
+            let lines = &tile.weights[g * tile.group_bytes()..][..tile.group_bytes()];
             for (l, line) in lines.chunks_exact(LINE_BYTES).enumerate() {
-                let values = &values[g * tile.group_size + l * LINE_INPUTS..][..LINE_INPUTS];
+                let values = &values[g * tile.group_size + l * 2 * LANE_INPUTS..][..2 * LANE_INPUTS];
                 for (n, word) in line.chunks_exact(4).enumerate() {
                     for j in 0..4 {
                         dots[n] += (f32::from(word[j] & 15) - zeros[n]) * values[j];
