@@ -8,9 +8,12 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use half::{bf16, f16};
 use memmap2::Mmap;
+#[cfg(unix)]
+use memmap2::UncheckedAdvice;
 use safetensors::tensor::{Dtype, SafeTensorError, SafeTensors};
 
 use crate::awq::AwqLinear;
@@ -29,6 +32,8 @@ pub struct Checkpoint {
 #[derive(Debug)]
 enum FileBytes {
     Mapped(Mmap),
+    /// Memory that no file stands behind: pages that are given back come back as zeros.
+    Anonymous(Mmap),
     Static(&'static [u8]),
 }
 
@@ -38,6 +43,8 @@ struct Location {
     dtype: Dtype,
     shape: Vec<usize>,
     bytes: Range<usize>,
+    /// Whether its bytes were given back and are lost.
+    lost: AtomicBool,
 }
 
 /// A tensor inside a checkpoint: row-major, little-endian, not necessarily aligned.
@@ -73,6 +80,22 @@ pub enum CheckpointError {
     Unreadable {
         /// The file.
         path: PathBuf,
+        /// What the system said.
+        detail: std::io::Error,
+    },
+    /// A file that was to be made cannot be.
+    #[error("cannot write {path}: {detail}")]
+    Unwritable {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        detail: std::io::Error,
+    },
+    /// The system does not give the memory for a checkpoint that lives there.
+    #[error("cannot get {wanted_mb} MB of memory for the weights: {detail}")]
+    NoMemory {
+        /// Megabytes asked for.
+        wanted_mb: usize,
         /// What the system said.
         detail: std::io::Error,
     },
@@ -218,6 +241,14 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
+    /// A model whose safetensors image lies in memory of its own.
+    pub(crate) fn from_memory(name: &str, config: ModelConfig, image: Mmap) -> Result<Self, CheckpointError> {
+        let mut checkpoint =
+            Self { name: name.into(), directory: None, config, files: Vec::new(), tensors: HashMap::new() };
+        checkpoint.add_file(name, FileBytes::Anonymous(image))?;
+        Ok(checkpoint)
+    }
+
     /// The directory's name, or the name given to an embedded model.
     pub fn name(&self) -> &str {
         &self.name
@@ -234,9 +265,39 @@ impl Checkpoint {
         std::fs::read(self.directory.as_ref()?.join(name)).ok()
     }
 
-    /// The tensor called `name`, if there is one.
+    /// Bytes of the files.
+    pub fn bytes(&self) -> usize {
+        self.files.iter().map(|file| file.as_slice().len()).sum()
+    }
+
+    /// Gives the memory of a module's tensors (those called `{module}.{something}`, such as the three of
+    /// `model.layers.0.mlp.up_proj`) back to the system, so that a backend that repacks them does not
+    /// hold the weights twice. Only whole pages go. Pages of a file can be read again, from the file; of
+    /// a checkpoint in memory the tensors are lost, and [`find`](Self::find) finds them no more. Bytes
+    /// compiled into the program stay, and so does everything where the system knows no such advice.
+    ///
+    /// # Safety
+    /// Nothing may read these tensors through slices obtained before: they may have become zeros.
+    pub unsafe fn release(&self, module: &str) {
+        let belongs = |name: &str| name.strip_prefix(module).is_some_and(|rest| rest.starts_with('.'));
+        for (_, location) in self.tensors.iter().filter(|(name, _)| belongs(name)) {
+            let file = &self.files[location.file];
+            if matches!(file, FileBytes::Anonymous(_)) {
+                location.lost.store(true, Ordering::Relaxed);
+            }
+            if let FileBytes::Anonymous(map) | FileBytes::Mapped(map) = file {
+                // SAFETY: the caller's promise.
+                unsafe { give_back(map, &location.bytes) };
+            }
+        }
+    }
+
+    /// The tensor called `name`, if there is one and it was not [lost](Self::release).
     pub fn find<'a>(&'a self, name: &str) -> Option<Tensor<'a>> {
         let (name, location) = self.tensors.get_key_value(name)?;
+        if location.lost.load(Ordering::Relaxed) {
+            return None;
+        }
         let file = self.files[location.file].as_slice();
         Some(Tensor {
             name,
@@ -337,6 +398,7 @@ impl Checkpoint {
                 dtype: info.dtype,
                 shape: info.shape.clone(),
                 bytes: start + from..start + to,
+                lost: AtomicBool::new(false),
             };
             self.tensors.insert(name, location);
         }
@@ -348,7 +410,7 @@ impl Checkpoint {
 impl FileBytes {
     fn as_slice(&self) -> &[u8] {
         match self {
-            Self::Mapped(map) => map,
+            Self::Mapped(map) | Self::Anonymous(map) => map,
             Self::Static(bytes) => bytes,
         }
     }
@@ -366,6 +428,31 @@ fn map(path: &Path) -> Result<Mmap, CheckpointError> {
     // weights at load and do not keep the map.
     unsafe { Mmap::map(&file) }.map_err(unreadable)
 }
+
+/// Tells the system that the whole pages within `range` of `map` are not needed. Best effort: where it does
+/// not, the memory stays taken.
+///
+/// # Safety
+/// Nothing may read that range of an anonymous map through slices obtained before.
+#[cfg(unix)]
+unsafe fn give_back(map: &Mmap, range: &Range<usize>) {
+    // Pages are larger elsewhere, up to this size.
+    const PAGE: usize = if cfg!(target_arch = "x86_64") { 4 << 10 } else { 64 << 10 };
+    // The map begins on a page, so offsets are as good as addresses; whole pages only, since the advice
+    // would widen the range to the neighbours' bytes.
+    let (start, end) = (range.start.next_multiple_of(PAGE), range.end / PAGE * PAGE);
+    if start < end {
+        // SAFETY: the range lies in the map. Pages of a file are read from it again, the others are zeros
+        // from now on, which the caller said nobody sees.
+        let given = unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, start, end - start) };
+        if let Err(error) = given {
+            tracing::debug!(%error, "the weights' memory stays taken");
+        }
+    }
+}
+
+#[cfg(not(unix))]
+unsafe fn give_back(_map: &Mmap, _range: &Range<usize>) {}
 
 /// What a safetensors error means for someone who has the file in front of them.
 fn describe(error: &SafeTensorError, data: &[u8]) -> String {
@@ -419,5 +506,71 @@ impl Tensor<'_> {
 
     pub(crate) fn expect_dtype(&self, dtype: Dtype, name: &'static str) -> Result<(), CheckpointError> {
         if self.dtype == dtype { Ok(()) } else { Err(self.unsupported_dtype(name)) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A module of two tensors between others, each a few pages and a bit long, and not on page boundaries.
+    fn image() -> Vec<u8> {
+        let names = ["a.weight", "b.scales", "b.weight", "bc.weight"];
+        let bytes: Vec<u8> = (0..200_003u32).map(|i| (i % 251 + 1) as u8).collect();
+        let view = |_| safetensors::tensor::TensorView::new(Dtype::U8, vec![bytes.len()], &bytes).unwrap();
+        safetensors::serialize(names.map(|name| (name, view(name))), None).unwrap()
+    }
+
+    fn with(bytes: FileBytes) -> Checkpoint {
+        let config = crate::synthetic::SyntheticModel::B0_5.config();
+        let mut checkpoint = Checkpoint {
+            name: "test".into(),
+            directory: None,
+            config,
+            files: vec![],
+            tensors: HashMap::new(),
+        };
+        checkpoint.add_file("test", bytes).unwrap();
+        checkpoint
+    }
+
+    fn anonymous() -> Checkpoint {
+        let image = image();
+        let mut map = memmap2::MmapMut::map_anon(image.len()).unwrap();
+        map.copy_from_slice(&image);
+        with(FileBytes::Anonymous(map.make_read_only().unwrap()))
+    }
+
+    #[test]
+    fn what_is_released_from_memory_is_found_no_more_and_its_neighbours_are_whole() {
+        let (checkpoint, untouched) = (anonymous(), anonymous());
+        // SAFETY: no slice of it was taken.
+        unsafe { checkpoint.release("b") };
+        for name in ["b.scales", "b.weight"] {
+            assert!(checkpoint.find(name).is_none());
+            let message = checkpoint.tensor(name, &[200_003]).unwrap_err().to_string();
+            assert!(message.contains(name), "{message}");
+        }
+        for name in ["a.weight", "bc.weight"] {
+            assert_eq!(checkpoint.find(name).unwrap().bytes, untouched.find(name).unwrap().bytes);
+        }
+        let kept = checkpoint.files[0].as_slice().iter().filter(|byte| **byte != 0).count();
+        if cfg!(target_os = "linux") {
+            assert!(kept < image().len() - 2 * 60_000, "the system took nothing back");
+        }
+    }
+
+    #[test]
+    fn what_is_released_from_a_file_or_the_program_is_still_there() {
+        let (image, untouched) = (image(), anonymous());
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("model.safetensors");
+        std::fs::write(&file, &image).unwrap();
+        for bytes in [FileBytes::Mapped(map(&file).unwrap()), FileBytes::Static(image.leak())] {
+            let checkpoint = with(bytes);
+            // SAFETY: no slice of it was taken.
+            unsafe { checkpoint.release("b") };
+            assert_eq!(checkpoint.find("b.weight").unwrap().bytes, untouched.find("b.weight").unwrap().bytes);
+        }
     }
 }

@@ -15,6 +15,7 @@
 //! - [`block_pool`], [`prefix_index`]: the paged KV cache's accounts. A `Sequence` holds a block table.
 //! - [`sampling`]: logits to a token. [`detokenizer`], [`stop`]: tokens to text that may be shown.
 //! - [`backend`], [`step_plan`]: what a device must do.
+//! - [`synthetic`]: random weights in the shapes of real models, to measure speed with.
 //! - [`inspect`]: log-probabilities and greedy tokens of bare token ids, for debugging a checkpoint.
 //!
 //! This crate knows no editor and no prompt.
@@ -36,6 +37,7 @@ pub mod scheduler;
 mod sequence;
 pub mod step_plan;
 pub mod stop;
+pub mod synthetic;
 mod token_stream;
 pub mod tokenizer;
 
