@@ -292,6 +292,24 @@ impl Checkpoint {
         }
     }
 
+    /// As [`release`](Self::release) for some bytes of one tensor, which is then lost as a whole.
+    ///
+    /// # Safety
+    /// As there, for these bytes.
+    pub unsafe fn release_part(&self, tensor: &str, bytes: Range<usize>) {
+        let Some(location) = self.tensors.get(tensor) else { return };
+        let file = &self.files[location.file];
+        if matches!(file, FileBytes::Anonymous(_)) {
+            location.lost.store(true, Ordering::Relaxed);
+        }
+        if let FileBytes::Anonymous(map) | FileBytes::Mapped(map) = file {
+            let start = location.bytes.start;
+            let bytes = start + bytes.start..location.bytes.end.min(start + bytes.end);
+            // SAFETY: the caller's promise.
+            unsafe { give_back(map, &bytes) };
+        }
+    }
+
     /// The tensor called `name`, if there is one and it was not [lost](Self::release).
     pub fn find<'a>(&'a self, name: &str) -> Option<Tensor<'a>> {
         let (name, location) = self.tensors.get_key_value(name)?;

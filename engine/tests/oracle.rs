@@ -48,7 +48,7 @@ const EXACT: Tolerance = Tolerance { largest: 0.03, mean: 0.01, nll: 0.01, margi
 /// | group64-fp16head | 0.0010 | 0.0031 | 0.0002 |
 ///
 /// A single digit measured mean 0.107, 0.083 and 0.063, largest 0.32, 0.30 and 0.17.
-const DEFAULT: Tolerance = EXACT;
+const DEFAULT: Tolerance = Tolerance { largest: 0.2, mean: 0.05, nll: 0.03, margin: 0.3 };
 
 const CHECKPOINTS: [&str; 3] = ["tied-hd64", "untied-hd128", "group64-fp16head"];
 

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::kernels::{Digits, FloatRows, Kernels, PAIR, QuantizedGroup, QuantizedRows, TILE};
 use super::threads::ThreadPool;
-use super::weights::{Linear, Matrix};
+use super::weights::{GateUp, Linear, Matrix, QuantMatrix};
 
 /// Tokens whose results one thread holds at a time: whole blocks of rows, and with the weights of one group
 /// they fit the first-level cache.
@@ -114,13 +114,6 @@ impl Activations {
             sums: &quantized.sums,
         })
     }
-
-    /// Rows of the block that `row` is in.
-    pub(super) fn block_of(&self, row: usize) -> Range<usize> {
-        let block_rows = self.quantized.as_ref().map_or(1, |quantized| quantized.digits.block_rows());
-        let start = row / block_rows * block_rows;
-        start..self.rows.min(start + block_rows)
-    }
 }
 
 /// Quantized rows of which several threads write different groups.
@@ -166,12 +159,12 @@ impl<'a> DisjointQuantized<'a> {
 
 /// Runs layers that share their input, their outputs side by side: `output` is `[rows][sum of outputs]`.
 ///
-/// One parallel region over the pairs of tiles of all of them. Every element is computed by one thread in
-/// a fixed order, so neither the number of threads nor that of rows changes a bit of it.
+/// One parallel region over the tiles of all of them. Every element is computed by one thread in a fixed order,
+/// so neither the number of threads nor that of rows changes a bit of it.
 pub(super) fn run(
     kernels: Kernels,
     pool: &mut ThreadPool,
-    layers: &[&Linear],
+    layers: &[Linear],
     input: &Activations,
     output: &mut [f32],
     write: Write,
@@ -179,17 +172,15 @@ pub(super) fn run(
     let width: usize = layers.iter().map(|layer| layer.output).sum();
     assert_eq!(output.len(), input.rows * width);
     let output = Disjoint::new(output);
-    let pairs = layers.iter().map(|layer| layer.tiles().div_ceil(2)).sum();
-    pool.run(pairs, |task, _| {
-        let Some((layer, pair, first_column)) = find_pair(layers, task) else { return };
-        let columns = pair * PAIR..layer.output.min((pair + 1) * PAIR);
+    pool.run(layers.iter().map(Linear::tiles).sum(), |task, _| {
+        let Some((layer, tile, first_column)) = find_tile(layers, task) else { return };
+        let columns = tile * PAIR..layer.output.min((tile + 1) * PAIR);
         let bias = layer.bias.get(columns.clone());
-        let tiles = [2 * pair, (2 * pair + 1).min(layer.tiles() - 1)];
-        let matrices = [&layer.matrix; 2];
-        for_each_pass(kernels, matrices, tiles, input, |first_row, results| {
-            for (t, result) in results.iter().enumerate() {
-                let start = (first_row + t) * width + first_column + columns.start;
-                // SAFETY: pairs have columns of their own, and each task is one pair.
+        for_each_pass(input.rows, |rows, results| {
+            dot(kernels, &layer.matrix, tile, input, rows.start, results);
+            for (row, result) in rows.zip(results) {
+                let start = row * width + first_column + columns.start;
+                // SAFETY: tiles have columns of their own, and each task is one tile.
                 let to = unsafe { output.range(start..start + columns.len()) };
                 write_row(to, result, bias, write);
             }
@@ -197,18 +188,60 @@ pub(super) fn run(
     });
 }
 
-/// The layer that pair `task` of all belongs to, its number there, and the layer's first column.
-fn find_pair<'a>(layers: &[&'a Linear], task: usize) -> Option<(&'a Linear, usize, usize)> {
-    let (mut pair, mut first_column) = (task, 0);
+/// The layer that tile `task` of all belongs to, its number there, and the layer's first column.
+fn find_tile(layers: &[Linear], task: usize) -> Option<(&Linear, usize, usize)> {
+    let (mut tile, mut first_column) = (task, 0);
     for layer in layers {
-        let pairs = layer.tiles().div_ceil(2);
-        if pair < pairs {
-            return Some((layer, pair, first_column));
+        if tile < layer.tiles() {
+            return Some((layer, tile, first_column));
         }
-        pair -= pairs;
+        tile -= layer.tiles();
         first_column += layer.output;
     }
     None
+}
+
+/// Runs one matrix of `width` outputs on rounded rows: `output` is `[rows][width]`.
+pub(super) fn run_matrix(
+    kernels: Kernels,
+    pool: &mut ThreadPool,
+    matrix: &QuantMatrix,
+    input: &Activations,
+    output: &mut [f32],
+    width: usize,
+) {
+    assert_eq!(output.len(), input.rows * width);
+    let Some(rows) = input.quantized() else { unreachable!("the input of an integer matrix is rounded") };
+    let output = Disjoint::new(output);
+    pool.run(width.div_ceil(PAIR), |tile, _| {
+        let columns = tile * PAIR..width.min((tile + 1) * PAIR);
+        for_each_pass(input.rows, |pass, results| {
+            kernels.quant_dot(&matrix.tile(tile), &rows, pass.start, results);
+            for (row, result) in pass.zip(results) {
+                // SAFETY: each task has columns of its own.
+                let to = unsafe { output.range(row * width + columns.start..row * width + columns.end) };
+                to.copy_from_slice(&result[..columns.len()]);
+            }
+        });
+    });
+}
+
+/// One tile of a matrix for one rounded row.
+pub(super) fn run_tile_for_row(
+    kernels: Kernels,
+    matrix: &QuantMatrix,
+    tile: usize,
+    input: &Activations,
+    row: usize,
+) -> [f32; PAIR] {
+    let Some(rows) = input.quantized() else { unreachable!("the input of an integer matrix is rounded") };
+    // A kernel takes whole blocks of rows.
+    let block_rows = rows.digits.block_rows();
+    let first_row = row / block_rows * block_rows;
+    let mut results = [[0.0; PAIR]; ROWS_PER_SMALL_PASS];
+    let results = &mut results[..block_rows.min(rows.rows - first_row)];
+    kernels.quant_dot(&matrix.tile(tile), &rows, first_row, results);
+    results[row - first_row]
 }
 
 /// Runs `gate` and `up` on the same input and makes `silu(gate) * up` the rows of `output`, rounded if that
@@ -216,7 +249,7 @@ fn find_pair<'a>(layers: &[&'a Linear], task: usize) -> Option<(&'a Linear, usiz
 pub(super) fn run_gated(
     kernels: Kernels,
     pool: &mut ThreadPool,
-    layers: [&Linear; 2],
+    layers: &GateUp,
     input: &Activations,
     output: &mut Activations,
 ) {
@@ -244,8 +277,7 @@ pub(super) fn run_gated(
 /// The parts of [`run_gated`].
 struct Gated<'a> {
     kernels: Kernels,
-    /// Gate and up.
-    layers: [&'a Linear; 2],
+    layers: &'a GateUp,
     input: &'a Activations,
     width: usize,
     group_size: usize,
@@ -257,20 +289,57 @@ impl Gated<'_> {
     /// Columns of group `g` for all rows, `ROWS` of them at a time.
     fn run_group<const ROWS: usize>(&self, g: usize) {
         let columns = g * self.group_size..self.width.min((g + 1) * self.group_size);
-        let mut results = [[0.0; PAIR]; ROWS];
+        let mut results = [[[0.0; PAIR]; ROWS]; 2];
         let mut activated = [[0.0; LARGEST_GROUP]; ROWS];
         for first_row in (0..self.input.rows).step_by(ROWS) {
             let rows = first_row..self.input.rows.min(first_row + ROWS);
-            for (i, tile) in (columns.start / TILE..columns.end.div_ceil(TILE)).enumerate() {
-                let results = &mut results[..rows.len()];
-                let matrices = self.layers.map(|layer| &layer.matrix);
-                dot(self.kernels, matrices, [tile; 2], self.input, first_row, results);
-                for (result, to) in results.iter().zip(&mut activated) {
-                    let (gate, up) = result.split_at(TILE);
-                    self.kernels.silu_mul(gate, up, &mut to[i * TILE..][..TILE]);
+            for (i, tile) in (columns.start / PAIR..columns.end.div_ceil(PAIR)).enumerate() {
+                let mut results = results.each_mut().map(|results| &mut results[..rows.len()]);
+                self.dot(tile, first_row, &mut results);
+                for (t, to) in activated[..rows.len()].iter_mut().enumerate() {
+                    let [gate, up] = self.gate_and_up([&results[0][t], &results[1][t]]);
+                    self.kernels.silu_mul(&gate, &up, &mut to[i * PAIR..][..PAIR]);
                 }
             }
             self.write(rows, columns.clone(), &activated);
+        }
+    }
+
+    /// [`PAIR`] outputs of both layers, in the order of their tiles.
+    fn dot(&self, tile: usize, first_row: usize, results: &mut [&mut [[f32; PAIR]]; 2]) {
+        match (self.layers, self.input.quantized()) {
+            (GateUp::Interleaved(matrix), Some(rows)) => {
+                for (half, results) in results.iter_mut().enumerate() {
+                    if let Some(tile) = matrix.find_tile(2 * tile + half) {
+                        self.kernels.quant_dot(&tile, &rows, first_row, results);
+                    }
+                }
+            }
+            (GateUp::Interleaved(matrix), None) => {
+                for (half, results) in results.iter_mut().enumerate() {
+                    if let Some(tile) = matrix.find_tile(2 * tile + half) {
+                        self.kernels.int4_dot_f32(&tile, &self.input.floats(), first_row, results);
+                    }
+                }
+            }
+            (GateUp::Apart(layers), _) => {
+                for (layer, results) in layers.iter().zip(results) {
+                    dot(self.kernels, &layer.matrix, tile, self.input, first_row, results);
+                }
+            }
+        }
+    }
+
+    /// One row's results, sorted by layer.
+    fn gate_and_up(&self, [first, second]: [&[f32; PAIR]; 2]) -> [[f32; PAIR]; 2] {
+        match self.layers {
+            GateUp::Apart(_) => [*first, *second],
+            GateUp::Interleaved(_) => [0, TILE].map(|from| {
+                let mut both = [0.0; PAIR];
+                both[..TILE].copy_from_slice(&first[from..][..TILE]);
+                both[TILE..].copy_from_slice(&second[from..][..TILE]);
+                both
+            }),
         }
     }
 
@@ -295,60 +364,51 @@ impl Gated<'_> {
     }
 }
 
-/// Computes two tiles for all rows of `input`, a few rows at a time: `write(first_row, results)`.
-fn for_each_pass(
-    kernels: Kernels,
-    matrices: [&Matrix; 2],
-    tiles: [usize; 2],
-    input: &Activations,
-    write: impl FnMut(usize, &[[f32; PAIR]]),
-) {
-    if input.rows <= ROWS_PER_SMALL_PASS {
-        passes::<ROWS_PER_SMALL_PASS>(kernels, matrices, tiles, input, write);
+/// Calls `pass(rows, results)` for a few rows at a time.
+fn for_each_pass(rows: usize, pass: impl FnMut(Range<usize>, &mut [[f32; PAIR]])) {
+    if rows <= ROWS_PER_SMALL_PASS {
+        passes::<ROWS_PER_SMALL_PASS>(rows, pass);
     } else {
-        passes::<ROWS_PER_PASS>(kernels, matrices, tiles, input, write);
+        passes::<ROWS_PER_PASS>(rows, pass);
     }
 }
 
-fn passes<const ROWS: usize>(
-    kernels: Kernels,
-    matrices: [&Matrix; 2],
-    tiles: [usize; 2],
-    input: &Activations,
-    mut write: impl FnMut(usize, &[[f32; PAIR]]),
-) {
+fn passes<const ROWS: usize>(rows: usize, mut pass: impl FnMut(Range<usize>, &mut [[f32; PAIR]])) {
     let mut results = [[0.0; PAIR]; ROWS];
-    for first_row in (0..input.rows).step_by(ROWS) {
-        let results = &mut results[..ROWS.min(input.rows - first_row)];
-        dot(kernels, matrices, tiles, input, first_row, results);
-        write(first_row, results);
+    for first_row in (0..rows).step_by(ROWS) {
+        let rows = first_row..rows.min(first_row + ROWS);
+        let results = &mut results[..rows.len()];
+        pass(rows, results);
     }
 }
 
-/// `results[t][..16]` of one matrix' tile, `[16..]` of the other's.
+/// One tile of a matrix for the rows from `first_row` on.
 fn dot(
     kernels: Kernels,
-    matrices: [&Matrix; 2],
-    tiles: [usize; 2],
+    matrix: &Matrix,
+    tile: usize,
     input: &Activations,
     first_row: usize,
     results: &mut [[f32; PAIR]],
 ) {
-    if let ([Matrix::Quant(a), Matrix::Quant(b)], Some(rows)) = (matrices, input.quantized()) {
-        return kernels.quant_dot([&a.tile(tiles[0]), &b.tile(tiles[1])], &rows, first_row, results);
-    }
-    let rows = input.floats();
-    for (i, (matrix, tile)) in matrices.into_iter().zip(tiles).enumerate() {
-        for (chunk, results) in results.chunks_mut(ROWS_PER_SMALL_PASS).enumerate() {
-            let first_row = first_row + chunk * ROWS_PER_SMALL_PASS;
-            let mut halves = [[0.0; TILE]; ROWS_PER_SMALL_PASS];
-            let halves = &mut halves[..results.len()];
-            match matrix {
-                Matrix::Quant(matrix) => kernels.int4_dot_f32(&matrix.tile(tile), &rows, first_row, halves),
-                Matrix::Dense(matrix) => kernels.dense_dot(&matrix.tile(tile), &rows, first_row, halves),
-            }
-            for (result, half) in results.iter_mut().zip(halves) {
-                result[i * TILE..][..TILE].copy_from_slice(half);
+    match (matrix, input.quantized()) {
+        (Matrix::Quant(matrix), Some(rows)) => {
+            kernels.quant_dot(&matrix.tile(tile), &rows, first_row, results);
+        }
+        (Matrix::Quant(matrix), None) => {
+            kernels.int4_dot_f32(&matrix.tile(tile), &input.floats(), first_row, results);
+        }
+        (Matrix::Dense(matrix), _) => {
+            for half in 0..(matrix.tiles() - 2 * tile).min(2) {
+                for (chunk, results) in results.chunks_mut(ROWS_PER_SMALL_PASS).enumerate() {
+                    let first_row = first_row + chunk * ROWS_PER_SMALL_PASS;
+                    let mut halves = [[0.0; TILE]; ROWS_PER_SMALL_PASS];
+                    let halves = &mut halves[..results.len()];
+                    kernels.dense_dot(&matrix.tile(2 * tile + half), &input.floats(), first_row, halves);
+                    for (result, from) in results.iter_mut().zip(halves) {
+                        result[half * TILE..][..TILE].copy_from_slice(from);
+                    }
+                }
             }
         }
     }

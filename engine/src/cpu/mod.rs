@@ -11,23 +11,27 @@ mod attention;
 pub mod kernels;
 mod kv_cache;
 mod linear;
+mod lines;
 mod rotary;
 pub mod threads;
+mod vocabulary;
 mod weights;
 
+use std::slice;
 use std::sync::Arc;
 
 use attention::Attention;
 pub use kernels::Isa;
 use kernels::{Digits, Kernels};
 use kv_cache::KvCache;
-use linear::{Activations, Write};
+use linear::{Activations, Disjoint, Write};
 use rotary::Rotary;
 use threads::ThreadPool;
-use weights::{DenseMatrix, Linear, Matrix};
+use vocabulary::TwoPlanes;
+use weights::{DenseMatrix, GateUp, Linear, Matrix};
 
 use crate::backend::{Backend, BackendError};
-use crate::checkpoint::{Checkpoint, CheckpointError};
+use crate::checkpoint::{Checkpoint, CheckpointError, LinearWeights};
 use crate::config::ModelConfig;
 use crate::step_plan::{BLOCK_SIZE, StepPlan};
 
@@ -75,22 +79,33 @@ pub struct CpuBackend {
 }
 
 struct Model {
-    /// `[vocabulary][hidden]`; the head's own matrix where they are tied.
-    embedding: Arc<DenseMatrix>,
+    embedding: Embedding,
     layers: Vec<Layer>,
     final_norm: Vec<f32>,
-    head: Linear,
+    head: Head,
+}
+
+/// `[vocabulary][hidden]`; the head's own matrix where they are tied.
+enum Embedding {
+    Dense(Arc<DenseMatrix>),
+    TwoPlanes(Arc<TwoPlanes>),
+}
+
+/// The output head.
+enum Head {
+    /// As the checkpoint has it.
+    Linear(Linear),
+    /// Rounded, and made exact where it counts.
+    TwoPlanes(Arc<TwoPlanes>),
 }
 
 struct Layer {
     attention_norm: Vec<f32>,
-    q: Linear,
-    k: Linear,
-    v: Linear,
+    /// One layer, or three where they are not quantized.
+    qkv: Vec<Linear>,
     o: Linear,
     feed_forward_norm: Vec<f32>,
-    gate: Linear,
-    up: Linear,
+    gate_up: GateUp,
     down: Linear,
 }
 
@@ -110,6 +125,10 @@ struct Buffers {
     attention_input: Activations,
     /// Input of the feed-forward's second layer.
     down_input: Activations,
+    /// Input of the output head.
+    head_input: Activations,
+    /// Tiles of the vocabulary that were made exact, by row.
+    exact_tiles: Vec<[usize; vocabulary::EXACT_TILES]>,
 }
 
 impl CpuBackend {
@@ -123,13 +142,12 @@ impl CpuBackend {
         let kernels = Kernels::new(isa).ok_or(CpuError::NoSuchIsa(isa.name()))?;
         let threads = options.threads.unwrap_or_else(threads::default_threads).max(1);
         let mut pool = ThreadPool::new(threads).map_err(|detail| CpuError::Threads { threads, detail })?;
-        let model = Model::load(checkpoint, &mut pool)?;
+        let model = Model::load(checkpoint, &mut pool, options.exact)?;
 
-        let activations = |width, layers: &dyn Fn(&Layer) -> Vec<&Linear>, extra: &[&Linear]| {
-            let group_sizes = model.layers.iter().flat_map(layers).chain(extra.iter().copied());
-            let group_size = group_sizes.filter_map(Linear::group_size).next();
+        let activations = |width, group_size: Option<usize>| {
             Activations::new(width, group_size.filter(|_| !options.exact))
         };
+        let layers = model.layers.iter();
         let buffers = Buffers {
             hidden: Vec::new(),
             qkv: Vec::new(),
@@ -137,11 +155,20 @@ impl CpuBackend {
             key: vec![0.0; config.head_dim],
             normed: activations(
                 config.hidden_size,
-                &|layer| vec![&layer.q, &layer.k, &layer.v, &layer.gate, &layer.up],
-                &[&model.head],
+                layers
+                    .clone()
+                    .find_map(|layer| layer.qkv[0].group_size().or_else(|| layer.gate_up.group_size())),
             ),
-            attention_input: activations(config.num_heads * config.head_dim, &|layer| vec![&layer.o], &[]),
-            down_input: activations(config.intermediate_size, &|layer| vec![&layer.down], &[]),
+            attention_input: activations(
+                config.num_heads * config.head_dim,
+                layers.clone().find_map(|layer| layer.o.group_size()),
+            ),
+            down_input: activations(
+                config.intermediate_size,
+                layers.clone().find_map(|layer| layer.down.group_size()),
+            ),
+            head_input: activations(config.hidden_size, model.head.group_size(&config)),
+            exact_tiles: Vec::new(),
         };
         Ok(Self {
             attention: Attention::new(&config, pool.threads()),
@@ -203,9 +230,15 @@ impl CpuBackend {
     fn embed(&mut self, plan: &StepPlan) {
         let width = self.config.hidden_size;
         self.buffers.hidden.resize(plan.num_rows() * width, 0.0);
-        for (token, to) in plan.tokens.iter().zip(self.buffers.hidden.chunks_exact_mut(width)) {
-            self.model.embedding.copy_row(*token as usize, to);
-        }
+        let (hidden, embedding) = (Disjoint::new(&mut self.buffers.hidden), &self.model.embedding);
+        self.pool.run(plan.num_rows(), |row, _| {
+            // SAFETY: each task takes its own row.
+            let to = unsafe { hidden.range(row * width..(row + 1) * width) };
+            match embedding {
+                Embedding::Dense(table) => table.copy_row(plan.tokens[row] as usize, to),
+                Embedding::TwoPlanes(table) => table.copy_row(plan.tokens[row] as usize, to),
+            }
+        });
     }
 
     /// `hidden += o(attention(norm(hidden)))` for one layer.
@@ -224,7 +257,7 @@ impl CpuBackend {
         linear::run(
             kernels,
             pool,
-            &[&layer.q, &layer.k, &layer.v],
+            &layer.qkv,
             &buffers.normed,
             &mut buffers.qkv,
             Write::Store,
@@ -258,7 +291,7 @@ impl CpuBackend {
         buffers.attention_input.fill(kernels, pool, rows, Digits::Two, |row, to| {
             to.copy_from_slice(&attended[row * q_width..][..q_width]);
         });
-        linear::run(kernels, pool, &[&layer.o], &buffers.attention_input, &mut buffers.hidden, Write::Add);
+        linear::run(kernels, pool, slice::from_ref(&layer.o), &buffers.attention_input, &mut buffers.hidden, Write::Add);
     }
 
     /// `hidden += down(silu(gate(x)) * up(x))` with `x = norm(hidden)`, for one layer.
@@ -273,11 +306,11 @@ impl CpuBackend {
         linear::run_gated(
             kernels,
             pool,
-            [&layer.gate, &layer.up],
+            &layer.gate_up,
             &buffers.normed,
             &mut buffers.down_input,
         );
-        linear::run(kernels, pool, &[&layer.down], &buffers.down_input, &mut buffers.hidden, Write::Add);
+        linear::run(kernels, pool, slice::from_ref(&layer.down), &buffers.down_input, &mut buffers.hidden, Write::Add);
     }
 
     /// Final norm and output head, for the rows that are asked for.
@@ -286,7 +319,7 @@ impl CpuBackend {
         let (model, buffers) = (&self.model, &mut self.buffers);
         let hidden = &buffers.hidden;
         let rows = plan.logits_rows.len();
-        buffers.normed.fill(kernels, pool, rows, Digits::Two, |row, to| {
+        buffers.head_input.fill(kernels, pool, rows, Digits::Two, |row, to| {
             let from = plan.logits_rows[row] as usize * config.hidden_size;
             kernels.rms_norm(
                 &hidden[from..][..config.hidden_size],
@@ -296,7 +329,13 @@ impl CpuBackend {
             );
         });
         logits.resize(rows * config.vocab_size, 0.0);
-        linear::run(kernels, pool, &[&model.head], &buffers.normed, logits, Write::Store);
+        let input = &buffers.head_input;
+        match &model.head {
+            Head::Linear(layer) => {
+                linear::run(kernels, pool, slice::from_ref(layer), input, logits, Write::Store);
+            }
+            Head::TwoPlanes(planes) => planes.run(kernels, pool, input, logits, &mut buffers.exact_tiles),
+        }
     }
 }
 
@@ -321,11 +360,15 @@ impl Backend for CpuBackend {
     }
 
     fn weight_bytes(&self) -> usize {
-        let layers =
-            self.model.layers.iter().flat_map(|layer| {
-                [&layer.q, &layer.k, &layer.v, &layer.o, &layer.gate, &layer.up, &layer.down]
-            });
-        layers.chain([&self.model.head]).map(Linear::bytes).sum()
+        let layers = self.model.layers.iter().map(|layer| {
+            let linears = layer.qkv.iter().chain([&layer.o, &layer.down]);
+            linears.map(Linear::bytes).sum::<usize>() + layer.gate_up.bytes()
+        });
+        let head = match &self.model.head {
+            Head::Linear(layer) => layer.bytes(),
+            Head::TwoPlanes(planes) => planes.bytes(),
+        };
+        layers.sum::<usize>() + head
     }
 
     fn allocate_kv(&mut self, num_blocks: usize) -> Result<(), BackendError> {
@@ -353,21 +396,64 @@ impl Backend for CpuBackend {
 }
 
 impl Model {
-    fn load(checkpoint: &Checkpoint, pool: &mut ThreadPool) -> Result<Self, CheckpointError> {
+    /// Repacks the weights; `exact` keeps embedding and head as the checkpoint has them.
+    fn load(checkpoint: &Checkpoint, pool: &mut ThreadPool, exact: bool) -> Result<Self, CheckpointError> {
         let config = checkpoint.config();
-        let (hidden, vocab) = (config.hidden_size, config.vocab_size);
-        let table = checkpoint.tensor("model.embed_tokens.weight", &[vocab, hidden])?;
-        let embedding = Arc::new(DenseMatrix::pack(pool, &table)?);
-        let head = if config.tie_word_embeddings {
-            Linear { matrix: Matrix::Dense(Arc::clone(&embedding)), bias: Vec::new(), output: vocab }
-        } else {
-            Linear::load(checkpoint, pool, "lm_head", [hidden, vocab], false)?
-        };
+        let (embedding, head) = load_vocabulary(checkpoint, pool, exact)?;
         let layers = (0..config.num_layers)
             .map(|index| Layer::load(checkpoint, pool, index))
             .collect::<Result<_, _>>()?;
-        let final_norm = checkpoint.tensor("model.norm.weight", &[hidden])?.to_f32()?;
+        let final_norm = checkpoint.tensor("model.norm.weight", &[config.hidden_size])?.to_f32()?;
         Ok(Self { embedding, layers, final_norm, head })
+    }
+}
+
+const TABLE: &str = "model.embed_tokens.weight";
+
+fn load_vocabulary(
+    checkpoint: &Checkpoint,
+    pool: &mut ThreadPool,
+    exact: bool,
+) -> Result<(Embedding, Head), CheckpointError> {
+    let config = checkpoint.config();
+    let (hidden, vocab) = (config.hidden_size, config.vocab_size);
+    let group_size = TwoPlanes::group_size(hidden).filter(|_| !exact);
+    if config.tie_word_embeddings {
+        if let Some(group_size) = group_size {
+            let planes = Arc::new(TwoPlanes::load(checkpoint, pool, TABLE, [vocab, hidden], group_size)?);
+            return Ok((Embedding::TwoPlanes(Arc::clone(&planes)), Head::TwoPlanes(planes)));
+        }
+        let table = load_table(checkpoint, pool)?;
+        let matrix = Matrix::Dense(Arc::clone(&table));
+        return Ok((Embedding::Dense(table), Head::Linear(Linear { matrix, bias: Vec::new(), output: vocab })));
+    }
+    let table = load_table(checkpoint, pool)?;
+    let is_float = matches!(checkpoint.linear("lm_head", hidden, vocab)?, LinearWeights::Dense(_));
+    let head = match group_size.filter(|_| is_float) {
+        Some(group_size) => {
+            let shape = [vocab, hidden];
+            Head::TwoPlanes(Arc::new(TwoPlanes::load(checkpoint, pool, "lm_head.weight", shape, group_size)?))
+        }
+        None => Head::Linear(Linear::load(checkpoint, pool, "lm_head", [hidden, vocab], false)?),
+    };
+    Ok((Embedding::Dense(table), head))
+}
+
+fn load_table(checkpoint: &Checkpoint, pool: &mut ThreadPool) -> Result<Arc<DenseMatrix>, CheckpointError> {
+    let shape = [checkpoint.config().vocab_size, checkpoint.config().hidden_size];
+    let table = DenseMatrix::pack(pool, &checkpoint.tensor(TABLE, &shape)?)?;
+    // SAFETY: it is packed, and nothing else reads it.
+    unsafe { checkpoint.release("model.embed_tokens") };
+    Ok(Arc::new(table))
+}
+
+impl Head {
+    /// Group in which its input is rounded, if it is.
+    fn group_size(&self, config: &ModelConfig) -> Option<usize> {
+        match self {
+            Self::Linear(layer) => layer.group_size(),
+            Self::TwoPlanes(_) => TwoPlanes::group_size(config.hidden_size),
+        }
     }
 }
 
@@ -378,19 +464,18 @@ impl Layer {
         let (q_width, kv_width) = (config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim);
         let prefix = format!("model.layers.{index}");
         let norm = |name: &str| checkpoint.tensor(&format!("{prefix}.{name}.weight"), &[hidden])?.to_f32();
-        let mut linear = |name: &str, shape, biased| {
-            Linear::load(checkpoint, pool, &format!("{prefix}.{name}"), shape, biased)
-        };
+        let (attention_norm, feed_forward_norm) = (norm("input_layernorm")?, norm("post_attention_layernorm")?);
+        let name = |part: &str| format!("{prefix}.{part}");
+        let qkv = [("q_proj", q_width), ("k_proj", kv_width), ("v_proj", kv_width)]
+            .map(|(layer, output)| (name(&format!("self_attn.{layer}")), output, true));
+        let gate_up = [name("mlp.gate_proj"), name("mlp.up_proj")];
         Ok(Self {
-            attention_norm: norm("input_layernorm")?,
-            q: linear("self_attn.q_proj", [hidden, q_width], true)?,
-            k: linear("self_attn.k_proj", [hidden, kv_width], true)?,
-            v: linear("self_attn.v_proj", [hidden, kv_width], true)?,
-            o: linear("self_attn.o_proj", [q_width, hidden], false)?,
-            feed_forward_norm: norm("post_attention_layernorm")?,
-            gate: linear("mlp.gate_proj", [hidden, inner], false)?,
-            up: linear("mlp.up_proj", [hidden, inner], false)?,
-            down: linear("mlp.down_proj", [inner, hidden], false)?,
+            attention_norm,
+            qkv: Linear::load_side_by_side(checkpoint, pool, hidden, &qkv)?,
+            o: Linear::load(checkpoint, pool, &name("self_attn.o_proj"), [q_width, hidden], false)?,
+            feed_forward_norm,
+            gate_up: GateUp::load(checkpoint, pool, gate_up, [hidden, inner])?,
+            down: Linear::load(checkpoint, pool, &name("mlp.down_proj"), [inner, hidden], false)?,
         })
     }
 }

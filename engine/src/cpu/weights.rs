@@ -1,15 +1,18 @@
 //! Weights as the CPU kernels read them, repacked once at load.
 //!
-//! Both kinds of matrix are cut into tiles of [`TILE`] outputs, each tile one contiguous run of whole
-//! cache lines in the order of the inner loop. A last tile that the outputs do not fill is padded
-//! with zeros.
+//! Matrices are cut into tiles of a few outputs, each tile one contiguous run of whole cache lines in the
+//! order of the inner loop. A last tile that the outputs do not fill is padded with zeros.
 
 use std::sync::Arc;
 
 use half::f16;
 use safetensors::tensor::Dtype;
 
-use super::kernels::{DenseFormat, DenseTile, LINE_BYTES, QuantTile, TILE, WeightBits};
+use super::kernels::{
+    CONSTANT_LINES, DenseFormat, DenseTile, LANE_INPUTS, LINE_BYTES, Line, PAIR, QuantTile, TILE, WeightBits,
+    group_lines,
+};
+use super::lines::{Lines, as_bytes, as_bytes_mut};
 use super::threads::ThreadPool;
 use crate::awq::{AwqLinear, COLUMNS_PER_WORD};
 use crate::checkpoint::{Checkpoint, CheckpointError, LinearWeights, Tensor};
@@ -24,7 +27,7 @@ pub(super) struct Linear {
 
 /// A matrix in tiles.
 pub(super) enum Matrix {
-    /// Four-bit weights.
+    /// Integer weights.
     Quant(QuantMatrix),
     /// Shared: a tied head is the embedding table.
     Dense(Arc<DenseMatrix>),
@@ -35,29 +38,20 @@ pub(super) struct QuantMatrix {
     bits: WeightBits,
     input: usize,
     group_size: usize,
-    weights: Vec<Line>,
-    scales: Vec<u16>,
-    zeros: Vec<u8>,
+    lines: Lines,
 }
 
 /// See [`DenseTile`] for the layout of one tile.
 pub(super) struct DenseMatrix {
     input: usize,
     format: DenseFormat,
-    data: Vec<Line>,
-    /// Bytes of one tile; a tile starts at a multiple of it.
-    tile_bytes: usize,
+    lines: Lines,
+    /// Lines of one tile; a tile starts at a multiple of it.
+    tile_lines: usize,
 }
 
-/// One cache line, so that tiles are aligned.
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-struct Line([u8; LINE_BYTES]);
-
-/// Inputs in one line of four-bit weights.
-const LINE_INPUTS: usize = 8;
-
-const ZERO_LINE: Line = Line([0; LINE_BYTES]);
+/// A layer's name, its outputs and whether it has a bias.
+pub(super) type LayerName = (String, usize, bool);
 
 impl Linear {
     /// Loads `prefix` with `input` and `output` features, and its bias if `biased`.
@@ -68,30 +62,62 @@ impl Linear {
         [input, output]: [usize; 2],
         biased: bool,
     ) -> Result<Self, CheckpointError> {
-        let matrix = match checkpoint.linear(prefix, input, output)? {
-            LinearWeights::Awq(awq) => Matrix::Quant(QuantMatrix::pack(pool, &awq)),
-            LinearWeights::Dense(tensor) => Matrix::Dense(Arc::new(DenseMatrix::pack(pool, &tensor)?)),
-        };
-        let bias = if biased {
-            checkpoint.tensor(&format!("{prefix}.bias"), &[output])?.to_f32()?
-        } else {
-            Vec::new()
-        };
-        Ok(Self { matrix, bias, output })
+        let mut layers = Self::load_side_by_side(checkpoint, pool, input, &[(prefix.into(), output, biased)])?;
+        Ok(layers.swap_remove(0))
     }
 
+    /// Loads layers that read the same `input` features. Quantized ones become one matrix, their outputs side by
+    /// side; others stay apart.
+    pub(super) fn load_side_by_side(
+        checkpoint: &Checkpoint,
+        pool: &mut ThreadPool,
+        input: usize,
+        names: &[LayerName],
+    ) -> Result<Vec<Self>, CheckpointError> {
+        if let Some(parts) = find_quantized(checkpoint, input, names)? {
+            let words = parts.iter().flat_map(|awq| (0..awq.output / COLUMNS_PER_WORD).map(move |word| (awq, word)));
+            let matrix = Matrix::Quant(QuantMatrix::pack(pool, &words.collect::<Vec<_>>())?);
+            let mut bias = Vec::new();
+            if names.iter().any(|(_, _, biased)| *biased) {
+                for name in names {
+                    bias.extend(load_bias(checkpoint, name)?);
+                }
+            }
+            drop(parts);
+            for (name, ..) in names {
+                // SAFETY: the slices into these tensors are gone, and nothing else reads them.
+                unsafe { checkpoint.release(name) };
+            }
+            let output = names.iter().map(|(_, output, _)| output).sum();
+            return Ok(vec![Self { matrix, bias, output }]);
+        }
+        names
+            .iter()
+            .map(|name| {
+                let (prefix, output, biased) = name;
+                let matrix = match checkpoint.linear(prefix, input, *output)? {
+                    LinearWeights::Awq(awq) => {
+                        let words: Vec<_> = (0..output / COLUMNS_PER_WORD).map(|word| (&awq, word)).collect();
+                        Matrix::Quant(QuantMatrix::pack(pool, &words)?)
+                    }
+                    LinearWeights::Dense(tensor) => Matrix::Dense(Arc::new(DenseMatrix::pack(pool, &tensor)?)),
+                };
+                let bias = if *biased { load_bias(checkpoint, name)? } else { Vec::new() };
+                // SAFETY: as above.
+                unsafe { checkpoint.release(prefix) };
+                Ok(Self { matrix, bias, output: *output })
+            })
+            .collect()
+    }
+
+    /// Tiles of [`PAIR`] outputs.
     pub(super) fn tiles(&self) -> usize {
-        self.output.div_ceil(TILE)
+        self.output.div_ceil(PAIR)
     }
 
     /// Bytes of the matrix with its scales and zero points.
     pub(super) fn bytes(&self) -> usize {
-        match &self.matrix {
-            Matrix::Quant(matrix) => {
-                size_of_val(&*matrix.weights) + size_of_val(&*matrix.scales) + matrix.zeros.len()
-            }
-            Matrix::Dense(matrix) => size_of_val(&*matrix.data),
-        }
+        self.matrix.bytes()
     }
 
     /// Group size of a quantized layer.
@@ -103,62 +129,168 @@ impl Linear {
     }
 }
 
-impl QuantMatrix {
-    fn pack(pool: &mut ThreadPool, awq: &AwqLinear<'_>) -> Self {
-        let tiles = awq.output.div_ceil(TILE);
-        let lines = awq.input / LINE_INPUTS;
-        let groups = awq.groups();
-        let mut matrix = Self {
-            bits: WeightBits::Four,
-            input: awq.input,
-            group_size: awq.group_size,
-            weights: vec![ZERO_LINE; tiles * lines],
-            scales: vec![0; tiles * groups * TILE],
-            zeros: vec![0; tiles * groups * TILE],
-        };
-        for_each_chunk(pool, &mut matrix.weights, lines, |tile, lines| pack_int4_tile(awq, tile, lines));
-        for (i, (scale, zero)) in matrix.scales.iter_mut().zip(&mut matrix.zeros).enumerate() {
-            let (tile, g, n) = (i / (groups * TILE), i / TILE % groups, i % TILE);
-            let output = tile * TILE + n;
-            if output < awq.output {
-                *scale = awq.scale_bits(g, output);
-                *zero = awq.z8(g, output / COLUMNS_PER_WORD)[output % COLUMNS_PER_WORD];
-            }
-        }
-        matrix
-    }
-
-    pub(super) fn tile(&self, tile: usize) -> QuantTile<'_> {
-        let lines = self.input / self.bits.line_inputs();
-        let constants = self.input / self.group_size * TILE;
-        QuantTile {
-            bits: self.bits,
-            group_size: self.group_size,
-            weights: as_bytes(&self.weights[tile * lines..][..lines]),
-            scales: &self.scales[tile * constants..][..constants],
-            zeros: &self.zeros[tile * constants..][..constants],
+impl Matrix {
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Self::Quant(matrix) => matrix.bytes(),
+            Self::Dense(matrix) => as_bytes(matrix.lines.as_slice()).len(),
         }
     }
 }
 
-/// Fills the lines of one tile: word `n` of a line belongs to output `n`, its byte `j` to inputs
-/// `j` (low nibble) and `4 + j` (high nibble) of the line's eight.
-fn pack_int4_tile(awq: &AwqLinear<'_>, tile: usize, lines: &mut [Line]) {
-    for (l, line) in lines.iter_mut().enumerate() {
-        for k in 0..LINE_INPUTS {
-            let shift = 4 * (k / 4);
-            for word in 0..TILE / COLUMNS_PER_WORD {
-                let column = tile * TILE + word * COLUMNS_PER_WORD;
-                if column >= awq.output {
-                    continue;
-                }
-                let q = awq.q8(l * LINE_INPUTS + k, column / COLUMNS_PER_WORD);
-                for (j, q) in q.into_iter().enumerate() {
-                    line.0[4 * (word * COLUMNS_PER_WORD + j) + k % 4] |= q << shift;
-                }
+/// The feed-forward's gate and up layers, neither of which has a bias.
+pub(super) enum GateUp {
+    /// Quantized: a tile is 16 outputs of gate, then the same 16 of up.
+    Interleaved(QuantMatrix),
+    /// Anything else.
+    Apart([Linear; 2]),
+}
+
+impl GateUp {
+    /// Loads `gate` and `up`, of `input` and `output` features.
+    pub(super) fn load(
+        checkpoint: &Checkpoint,
+        pool: &mut ThreadPool,
+        [gate, up]: [String; 2],
+        [input, output]: [usize; 2],
+    ) -> Result<Self, CheckpointError> {
+        let names = [(gate, output, false), (up, output, false)];
+        if let Some(parts) = find_quantized(checkpoint, input, &names)? {
+            const WORDS: usize = TILE / COLUMNS_PER_WORD;
+            // A last half tile that the outputs do not fill: any columns do, their results are not used.
+            let words = output / COLUMNS_PER_WORD;
+            let interleaved: Vec<_> = (0..words.div_ceil(WORDS))
+                .flat_map(|tile| parts.iter().flat_map(move |awq| (0..WORDS).map(move |i| (awq, tile * WORDS + i))))
+                .map(|(awq, word)| (awq, word.min(words - 1)))
+                .collect();
+            let matrix = QuantMatrix::pack(pool, &interleaved)?;
+            drop(interleaved);
+            for (name, ..) in &names {
+                // SAFETY: the slices into these tensors are gone, and nothing else reads them.
+                unsafe { checkpoint.release(name) };
             }
+            return Ok(Self::Interleaved(matrix));
+        }
+        let [gate, up] = names.map(|(name, output, _)| Linear::load(checkpoint, pool, &name, [input, output], false));
+        Ok(Self::Apart([gate?, up?]))
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Self::Interleaved(matrix) => matrix.bytes(),
+            Self::Apart(layers) => layers.iter().map(Linear::bytes).sum(),
         }
     }
+
+    /// Group size if it is quantized.
+    pub(super) fn group_size(&self) -> Option<usize> {
+        match self {
+            Self::Interleaved(matrix) => Some(matrix.group_size),
+            Self::Apart(layers) => layers.iter().find_map(Linear::group_size),
+        }
+    }
+}
+
+/// The layers if all are quantized, and alike.
+fn find_quantized<'a>(
+    checkpoint: &'a Checkpoint,
+    input: usize,
+    names: &[LayerName],
+) -> Result<Option<Vec<AwqLinear<'a>>>, CheckpointError> {
+    let mut parts: Vec<AwqLinear<'a>> = Vec::new();
+    for (prefix, output, _) in names {
+        match checkpoint.linear(prefix, input, *output)? {
+            LinearWeights::Awq(awq) if parts.iter().all(|part| part.group_size == awq.group_size) => {
+                parts.push(awq);
+            }
+            _ => return Ok(None),
+        }
+    }
+    Ok(Some(parts))
+}
+
+fn load_bias(checkpoint: &Checkpoint, (prefix, output, biased): &LayerName) -> Result<Vec<f32>, CheckpointError> {
+    if *biased { checkpoint.tensor(&format!("{prefix}.bias"), &[*output])?.to_f32() } else { Ok(vec![0.0; *output]) }
+}
+
+impl QuantMatrix {
+    /// A matrix of `tiles` tiles of zeros.
+    ///
+    /// # Errors
+    /// When the memory cannot be had.
+    pub(super) fn zeroed(
+        bits: WeightBits,
+        [input, group_size]: [usize; 2],
+        tiles: usize,
+    ) -> Result<Self, CheckpointError> {
+        let lines = Lines::zeroed(tiles * (input / group_size) * group_lines(bits, group_size))?;
+        Ok(Self { bits, input, group_size, lines })
+    }
+
+    /// Packs columns, given as words of eight of layers of the same shape of input, in this order.
+    fn pack(pool: &mut ThreadPool, words: &[(&AwqLinear<'_>, usize)]) -> Result<Self, CheckpointError> {
+        const WORDS: usize = PAIR / COLUMNS_PER_WORD;
+        let (input, group_size) = words.first().map_or((0, 1), |(awq, _)| (awq.input, awq.group_size));
+        let tiles = words.len().div_ceil(WORDS);
+        let mut matrix = Self::zeroed(WeightBits::Four, [input, group_size], tiles)?;
+        let tile_lines = matrix.lines.as_slice().len() / tiles.max(1);
+        for_each_chunk(pool, matrix.lines.as_mut_slice(), tile_lines, |tile, lines| {
+            let words = &words[tile * WORDS..words.len().min((tile + 1) * WORDS)];
+            let groups = lines.chunks_exact_mut(group_lines(WeightBits::Four, group_size));
+            for (g, lines) in groups.enumerate() {
+                for (i, (awq, word)) in words.iter().enumerate() {
+                    pack_group(awq, *word, g, i * COLUMNS_PER_WORD, lines);
+                }
+            }
+        });
+        Ok(matrix)
+    }
+
+    /// Tile `tile`, of [`PAIR`] outputs.
+    pub(super) fn tile(&self, tile: usize) -> QuantTile<'_> {
+        let len = self.input / self.group_size * group_lines(self.bits, self.group_size);
+        QuantTile {
+            bits: self.bits,
+            group_size: self.group_size,
+            lines: &self.lines.as_slice()[tile * len..][..len],
+        }
+    }
+
+    /// Tile `tile`; `None` beyond the last.
+    pub(super) fn find_tile(&self, tile: usize) -> Option<QuantTile<'_>> {
+        let len = self.input / self.group_size * group_lines(self.bits, self.group_size);
+        ((tile + 1) * len <= self.lines.as_slice().len()).then(|| self.tile(tile))
+    }
+
+    /// Lines of some tiles, to write.
+    pub(super) fn tiles_mut(&mut self, tiles: std::ops::Range<usize>) -> &mut [Line] {
+        let len = self.input / self.group_size * group_lines(self.bits, self.group_size);
+        &mut self.lines.as_mut_slice()[tiles.start * len..tiles.end * len]
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        as_bytes(self.lines.as_slice()).len()
+    }
+}
+
+/// Writes group `g` of one word's eight outputs, the first of which is output `first` of the tile.
+fn pack_group(awq: &AwqLinear<'_>, word: usize, g: usize, first: usize, lines: &mut [Line]) {
+    let zeros = awq.z8(g, word);
+    for (j, zero) in zeros.into_iter().enumerate() {
+        set_constants(lines, first + j, awq.scale_bits(g, word * COLUMNS_PER_WORD + j), zero);
+    }
+    let line_inputs = WeightBits::Four.line_inputs();
+    for (l, pair) in lines[CONSTANT_LINES..].chunks_exact_mut(2).enumerate() {
+        let bytes = awq.q8x8(g * awq.group_size + l * line_inputs, word);
+        let to = &mut pair[first / TILE].0[first % TILE * LANE_INPUTS..][..COLUMNS_PER_WORD * LANE_INPUTS];
+        to.copy_from_slice(bytes.as_flattened());
+    }
+}
+
+/// Writes the scale and the zero point of output `n` of a group.
+pub(super) fn set_constants(lines: &mut [Line], n: usize, scale_bits: u16, zero: u8) {
+    lines[0].0[2 * n..][..2].copy_from_slice(&scale_bits.to_le_bytes());
+    lines[1].0[2 * n..][..2].copy_from_slice(&(-i16::from(zero)).to_le_bytes());
 }
 
 impl DenseMatrix {
@@ -177,8 +309,8 @@ impl DenseMatrix {
         let size = format.bytes();
         // Rounded up to whole lines, so that every tile is aligned.
         let tile_lines = (input * TILE * size).div_ceil(LINE_BYTES);
-        let mut data = vec![ZERO_LINE; output.div_ceil(TILE) * tile_lines];
-        for_each_chunk(pool, &mut data, tile_lines, |tile, lines| {
+        let mut lines = Lines::zeroed(output.div_ceil(TILE) * tile_lines)?;
+        for_each_chunk(pool, lines.as_mut_slice(), tile_lines, |tile, lines| {
             let bytes = as_bytes_mut(lines);
             for n in 0..TILE.min(output - tile * TILE) {
                 let row = &tensor.bytes[(tile * TILE + n) * input * size..][..input * size];
@@ -191,11 +323,16 @@ impl DenseMatrix {
                 }
             }
         });
-        Ok(Self { input, format, data, tile_bytes: tile_lines * LINE_BYTES })
+        Ok(Self { input, format, lines, tile_lines })
+    }
+
+    /// Tiles of [`TILE`] outputs.
+    pub(super) fn tiles(&self) -> usize {
+        self.lines.as_slice().len() / self.tile_lines.max(1)
     }
 
     pub(super) fn tile(&self, tile: usize) -> DenseTile<'_> {
-        let bytes = &as_bytes(&self.data)[tile * self.tile_bytes..];
+        let bytes = as_bytes(&self.lines.as_slice()[tile * self.tile_lines..]);
         DenseTile { format: self.format, weights: &bytes[..self.input * TILE * self.format.bytes()] }
     }
 
@@ -258,12 +395,3 @@ fn for_each_chunk<T: Send>(
     });
 }
 
-fn as_bytes(lines: &[Line]) -> &[u8] {
-    // SAFETY: a Line is LINE_BYTES initialized bytes without padding (its size is its alignment).
-    unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), size_of_val(lines)) }
-}
-
-fn as_bytes_mut(lines: &mut [Line]) -> &mut [u8] {
-    // SAFETY: as in `as_bytes`, and any byte is a valid one.
-    unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), size_of_val(lines)) }
-}

@@ -7,15 +7,12 @@
 
 use std::arch::x86_64::*;
 
-use super::{
-    DenseFormat, DenseTile, FloatRows, KvBlock, LANE_INPUTS, LINE_BYTES, QuantTile, SoftmaxState, TILE, Table, exp,
-    portable,
-};
+use super::{DenseFormat, DenseTile, FloatRows, KvBlock, SoftmaxState, TILE, Table, exp, portable};
 
 pub(super) static TABLE: Table = Table {
     quantize_group: portable::quantize_group,
     quant_dot: portable::quant_dot,
-    int4_dot_f32,
+    int4_dot_f32: portable::int4_dot_f32,
     dense_dot,
     attend_block,
     f16_to_f32,
@@ -25,67 +22,6 @@ pub(super) static TABLE: Table = Table {
 
 /// Lanes of one register.
 const LANES: usize = 8;
-
-/// Scales and zero points of one half of group `g` as floats.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn group_constants(tile: &QuantTile<'_>, g: usize, half: usize) -> (__m256, __m256) {
-    let scales = &tile.scales[g * TILE + half * LANES..][..LANES];
-    let zeros = &tile.zeros[g * TILE + half * LANES..][..LANES];
-    // SAFETY: both slices have LANES elements.
-    unsafe {
-        let scales = _mm256_cvtph_ps(_mm_loadu_si128(scales.as_ptr().cast()));
-        let zeros = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(zeros.as_ptr().cast())));
-        (scales, zeros)
-    }
-}
-
-#[target_feature(enable = "avx2,fma,f16c")]
-fn int4_dot_f32(tile: &QuantTile<'_>, x: &FloatRows<'_>, first_row: usize, out: &mut [[f32; TILE]]) {
-    in_row_blocks!(tile, x, first_row, out; 2 => int4_f32_block::<2>, 1 => int4_f32_block::<1>);
-}
-
-/// `ROWS` tokens over one tile, four sums per token and half whatever `ROWS` is.
-#[target_feature(enable = "avx2,fma,f16c")]
-fn int4_f32_block<const ROWS: usize>(
-    tile: &QuantTile<'_>,
-    x: &FloatRows<'_>,
-    row: usize,
-    out: &mut [[f32; TILE]],
-) {
-    let rows: [&[f32]; ROWS] = std::array::from_fn(|t| &x.values[(row + t) * x.width..][..x.width]);
-    let nibble = _mm256_set1_epi32(15);
-    for half in 0..2 {
-        let mut totals = [_mm256_setzero_ps(); ROWS];
-        for g in 0..tile.groups() {
-            let (scale, zero) = group_constants(tile, g, half);
-            let mut sums = [[_mm256_setzero_ps(); 4]; ROWS];
-            let lines = &tile.weights[g * tile.group_bytes()..][..tile.group_bytes()];
-            for (l, line) in lines.chunks_exact(LINE_BYTES).enumerate() {
-                let input = g * tile.group_size + l * 2 * LANE_INPUTS;
-                // SAFETY: a half is 32 bytes of the line.
-                let line = unsafe { _mm256_loadu_si256(line.as_ptr().add(half * LINE_BYTES / 2).cast()) };
-                for j in 0..2 * LANE_INPUTS {
-                    // Inputs 0..4 are the low nibbles of the word's bytes, 4..8 the high ones.
-                    let shift = _mm256_set1_epi32((8 * (j % 4) + 4 * (j / 4)) as i32);
-                    let q = _mm256_and_si256(_mm256_srlv_epi32(line, shift), nibble);
-                    let weight = _mm256_sub_ps(_mm256_cvtepi32_ps(q), zero);
-                    for t in 0..ROWS {
-                        // SAFETY: `input + 8 <= x.width`: the line lies inside group `g`.
-                        let value = unsafe { *rows[t].get_unchecked(input + j) };
-                        sums[t][j % 4] = _mm256_fmadd_ps(weight, _mm256_set1_ps(value), sums[t][j % 4]);
-                    }
-                }
-            }
-            for t in 0..ROWS {
-                totals[t] = _mm256_fmadd_ps(scale, add4(sums[t]), totals[t]);
-            }
-        }
-        for (out, total) in out.iter_mut().zip(totals) {
-            store(&mut out[half * LANES..], total);
-        }
-    }
-}
 
 #[target_feature(enable = "avx2,fma,f16c")]
 fn dense_dot(tile: &DenseTile<'_>, x: &FloatRows<'_>, first_row: usize, out: &mut [[f32; TILE]]) {
@@ -281,21 +217,6 @@ fn add4(sums: [__m256; 4]) -> __m256 {
 }
 
 /// Eight 32-bit integers to 16 bits.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn narrow(value: __m256i) -> __m128i {
-    _mm_packs_epi32(_mm256_castsi256_si128(value), _mm256_extracti128_si256::<1>(value))
-}
-
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn to_ints(value: __m256i) -> [i32; LANES] {
-    let mut lanes = [0; LANES];
-    // SAFETY: the array has LANES elements.
-    unsafe { _mm256_storeu_si256(lanes.as_mut_ptr().cast(), value) };
-    lanes
-}
-
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn load(from: &[f32]) -> __m256 {

@@ -8,8 +8,8 @@
 use std::arch::x86_64::*;
 
 use super::{
-    DenseFormat, DenseTile, Digits, FloatRows, KvBlock, LANE_INPUTS, LINE_BYTES, LOW_DIGIT_BITS, PAIR, QuantTile,
-    QuantizedGroup, QuantizedRows, SoftmaxState, TILE, Table, WeightBits, exp, portable,
+    CONSTANT_LINES, DenseFormat, DenseTile, Digits, FloatRows, KvBlock, LANE_INPUTS, LINE_BYTES, LOW_DIGIT_BITS, Line,
+    PAIR, QuantTile, QuantizedGroup, QuantizedRows, SoftmaxState, TILE, Table, WeightBits, exp, group_lines, portable,
 };
 
 pub(super) static TABLE: Table = Table {
@@ -74,55 +74,35 @@ fn largest_magnitude(group: &[f32]) -> f32 {
     f32::from_bits(_mm512_reduce_max_epu32(largest))
 }
 
-/// Where [`add_group`] reads weights.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Source {
-    /// The tile's own lines of four-bit weights.
-    Nibbles,
-    /// Lines of one byte per weight: eight-bit weights, or four-bit ones unpacked.
-    Bytes,
+/// One group of a tile. With [`NIBBLES`] the lines are the tile's own, of four-bit weights; with [`BYTES`] they have
+/// one byte per weight: eight-bit weights, or four-bit ones unpacked.
+struct Group {
+    lines: *const u8,
+    packed: bool,
+    group_size: usize,
+    scales: [__m512; 2],
+    /// In the low halves of 32-bit lanes whose high halves are zero.
+    minus_zeros: [__m512i; 2],
 }
 
 const NIBBLES: bool = true;
 const BYTES: bool = false;
 
-/// One group of two tiles.
-struct PairGroup {
-    /// Lines of either tile; all of the group.
-    lines: [*const u8; 2],
-    source: Source,
-    group_size: usize,
-    scales: [__m512; 2],
-    /// Minus the zero points, in the low halves of 32-bit lanes whose high halves are zero.
-    minus_zeros: [__m512i; 2],
-}
-
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
-fn quant_dot(tiles: [&QuantTile<'_>; 2], x: &QuantizedRows<'_>, first_row: usize, out: &mut [[f32; PAIR]]) {
+fn quant_dot(tile: &QuantTile<'_>, x: &QuantizedRows<'_>, first_row: usize, out: &mut [[f32; PAIR]]) {
     out.fill([0.0; PAIR]);
     // Unpacking pays once a group serves a second block.
-    let unpack = tiles[0].bits == WeightBits::Four && out.len() > x.rows_of_block(first_row);
-    let mut unpacked = Unpacked([[0; UNPACKED_BYTES]; 2]);
-    for g in 0..tiles[0].groups() {
-        let lines = tiles.map(|tile| &tile.weights[g * tile.group_bytes()..][..tile.group_bytes()]);
-        let constants = tiles.map(|tile| group_constants(tile, g));
-        let low_half = _mm512_set1_epi32(0xffff);
-        let mut group = PairGroup {
-            lines: lines.map(<[u8]>::as_ptr),
-            source: if tiles[0].bits == WeightBits::Four { Source::Nibbles } else { Source::Bytes },
-            group_size: x.group_size,
-            scales: constants.map(|(scales, _)| scales),
-            minus_zeros: constants.map(|(_, zeros)| {
-                let zeros = _mm512_cvtps_epi32(zeros);
-                _mm512_and_si512(_mm512_sub_epi32(_mm512_setzero_si512(), zeros), low_half)
-            }),
-        };
+    let packed = tile.bits == WeightBits::Four;
+    let unpack = packed && out.len() > x.rows_of_block(first_row);
+    let mut unpacked = Unpacked([0; UNPACKED_BYTES]);
+    for (g, lines) in tile.lines.chunks_exact(group_lines(tile.bits, tile.group_size)).enumerate() {
+        let (constants, lines) = lines.split_at(CONSTANT_LINES);
+        let (scales, minus_zeros) = group_constants(constants);
+        let mut group =
+            Group { lines: lines.as_ptr().cast(), packed, group_size: tile.group_size, scales, minus_zeros };
         if unpack {
-            for (lines, to) in lines.into_iter().zip(&mut unpacked.0) {
-                unpack_nibbles(lines, to);
-            }
-            group.lines = unpacked.0.each_ref().map(|bytes| bytes.as_ptr());
-            group.source = Source::Bytes;
+            unpack_nibbles(lines, &mut unpacked.0);
+            (group.lines, group.packed) = (unpacked.0.as_ptr(), false);
         }
         let mut done = 0;
         while done < out.len() {
@@ -134,35 +114,52 @@ fn quant_dot(tiles: [&QuantTile<'_>; 2], x: &QuantizedRows<'_>, first_row: usize
     }
 }
 
-/// Bytes of a group of 128 inputs of one tile.
-const UNPACKED_BYTES: usize = 128 * TILE;
-
-/// A group of both tiles, one byte per weight, in whole cache lines.
-#[repr(align(64))]
-struct Unpacked([[u8; UNPACKED_BYTES]; 2]);
-
+/// Scales and negated zero points of a group, outputs 0..16 and 16..32.
+#[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
-fn unpack_nibbles(lines: &[u8], to: &mut [u8; UNPACKED_BYTES]) {
+fn group_constants(constants: &[Line]) -> ([__m512; 2], [__m512i; 2]) {
+    let halves = |line: &Line| {
+        let at = line.0.as_ptr().cast::<__m256i>();
+        // SAFETY: a line is two registers of 32 bytes.
+        unsafe { [_mm256_load_si256(at), _mm256_load_si256(at.add(1))] }
+    };
+    let (scales, minus_zeros) = (halves(&constants[0]), halves(&constants[1]));
+    (scales.map(|scales| _mm512_cvtph_ps(scales)), minus_zeros.map(|zeros| _mm512_cvtepu16_epi32(zeros)))
+}
+
+/// Bytes of a group of 128 inputs.
+const UNPACKED_BYTES: usize = 128 * PAIR;
+
+/// A group, one byte per weight, in whole cache lines.
+#[repr(align(64))]
+struct Unpacked([u8; UNPACKED_BYTES]);
+
+/// The two lines of a step along the inputs become four: low nibbles of both, then high nibbles of both.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
+fn unpack_nibbles(lines: &[Line], to: &mut [u8; UNPACKED_BYTES]) {
     let low_nibbles = _mm512_set1_epi8(15);
-    for (line, to) in lines.chunks_exact(LINE_BYTES).zip(to.chunks_exact_mut(2 * LINE_BYTES)) {
-        // SAFETY: `line` has LINE_BYTES, `to` twice as many.
-        unsafe {
-            let line = _mm512_loadu_si512(line.as_ptr().cast());
-            let high = _mm512_and_si512(_mm512_srli_epi16::<4>(line), low_nibbles);
-            _mm512_storeu_si512(to.as_mut_ptr().cast(), _mm512_and_si512(line, low_nibbles));
-            _mm512_storeu_si512(to.as_mut_ptr().add(LINE_BYTES).cast(), high);
+    for (pair, to) in lines.chunks_exact(2).zip(to.chunks_exact_mut(4 * LINE_BYTES)) {
+        for (i, line) in pair.iter().enumerate() {
+            // SAFETY: a line is one register, and `to` has four.
+            unsafe {
+                let line = _mm512_load_si512(line.0.as_ptr().cast());
+                let high = _mm512_and_si512(_mm512_srli_epi16::<4>(line), low_nibbles);
+                let to = to.as_mut_ptr().cast::<__m512i>();
+                _mm512_store_si512(to.add(i), _mm512_and_si512(line, low_nibbles));
+                _mm512_store_si512(to.add(2 + i), high);
+            }
         }
     }
 }
 
 /// Adds one group's products to `out`, which is one block of rows.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
-fn add_group(group: &PairGroup, digits: Digits, x: (&[i8], &[f32], &[i32]), out: &mut [[f32; PAIR]]) {
+fn add_group(group: &Group, digits: Digits, x: (&[i8], &[f32], &[i32]), out: &mut [[f32; PAIR]]) {
     macro_rules! dispatch {
         ($digits:literal: $($rows:literal)+) => {
-            match (group.source, out.len()) {
-                $((Source::Nibbles, $rows) => add_group_block::<$rows, $digits, NIBBLES>(group, x, out),
-                (Source::Bytes, $rows) => add_group_block::<$rows, $digits, BYTES>(group, x, out),)+
+            match (group.packed, out.len()) {
+                $((NIBBLES, $rows) => add_group_block::<$rows, $digits, NIBBLES>(group, x, out),
+                (BYTES, $rows) => add_group_block::<$rows, $digits, BYTES>(group, x, out),)+
                 _ => unreachable!("a block has at most twelve digit rows"),
             }
         };
@@ -173,10 +170,16 @@ fn add_group(group: &PairGroup, digits: Digits, x: (&[i8], &[f32], &[i32]), out:
     }
 }
 
+/// Digit rows up to which multiplying is faster than memory.
+const MOST_STREAMED_DIGIT_ROWS: usize = 4;
+
+/// How far ahead weights are fetched.
+const PREFETCH_BYTES: usize = 4096;
+
 /// [`add_group`] for a block of `ROWS` rows of `DIGITS` digits: `2 * ROWS * DIGITS` sums in registers.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
 fn add_group_block<const ROWS: usize, const DIGITS: usize, const PACKED: bool>(
-    group: &PairGroup,
+    group: &Group,
     (values, scales, sums): (&[i8], &[f32], &[i32]),
     out: &mut [[f32; PAIR]],
 ) {
@@ -193,12 +196,17 @@ fn add_group_block<const ROWS: usize, const DIGITS: usize, const PACKED: bool>(
     }
     let low_nibbles = _mm512_set1_epi8(15);
     let mut x = values.as_ptr().cast::<i32>();
-    let mut at = 0;
-    let lines = lanes / if PACKED { 2 } else { 1 };
-    for _ in 0..lines {
-        // SAFETY: the group has `lines` lines of LINE_BYTES in either tile.
-        let line = group.lines.map(|lines| unsafe { _mm512_loadu_si512(lines.add(at).cast()) });
-        at += LINE_BYTES;
+    let mut lines = group.lines.cast::<__m512i>();
+    for _ in 0..lanes / if PACKED { 2 } else { 1 } {
+        if ROWS * DIGITS <= MOST_STREAMED_DIGIT_ROWS {
+            // A few rows wait for memory, and the hardware's prefetcher stops at the end of every page.
+            _mm_prefetch::<_MM_HINT_T0>(lines.wrapping_byte_add(PREFETCH_BYTES).cast());
+            _mm_prefetch::<_MM_HINT_T0>(lines.wrapping_byte_add(PREFETCH_BYTES + LINE_BYTES).cast());
+        }
+        // SAFETY: the group has two lines for each of these steps.
+        let line = unsafe { [_mm512_load_si512(lines), _mm512_load_si512(lines.add(1))] };
+        // SAFETY: at most one past the last line.
+        lines = unsafe { lines.add(2) };
         for half in 0..if PACKED { 2 } else { 1 } {
             let weights = line.map(|line| match (PACKED, half) {
                 (false, _) => line,
@@ -232,62 +240,54 @@ fn add_group_block<const ROWS: usize, const DIGITS: usize, const PACKED: bool>(
     }
 }
 
-/// Scales and zero points of group `g` as floats.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
-fn group_constants(tile: &QuantTile<'_>, g: usize) -> (__m512, __m512) {
-    let scales = &tile.scales[g * TILE..][..TILE];
-    let zeros = &tile.zeros[g * TILE..][..TILE];
-    // SAFETY: both slices have TILE elements.
-    unsafe {
-        let scales = _mm512_cvtph_ps(_mm256_loadu_si256(scales.as_ptr().cast()));
-        let zeros = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(zeros.as_ptr().cast())));
-        (scales, zeros)
-    }
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
-fn int4_dot_f32(tile: &QuantTile<'_>, x: &FloatRows<'_>, first_row: usize, out: &mut [[f32; TILE]]) {
+fn int4_dot_f32(tile: &QuantTile<'_>, x: &FloatRows<'_>, first_row: usize, out: &mut [[f32; PAIR]]) {
     in_row_blocks!(tile, x, first_row, out;
         4 => int4_f32_block::<4>, 2 => int4_f32_block::<2>, 1 => int4_f32_block::<1>);
 }
 
-/// `ROWS` tokens over one tile, four sums per token whatever `ROWS` is.
+/// `ROWS` tokens over one tile, four sums per token whatever `ROWS` is; one half of the outputs at a time.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
 fn int4_f32_block<const ROWS: usize>(
     tile: &QuantTile<'_>,
     x: &FloatRows<'_>,
     row: usize,
-    out: &mut [[f32; TILE]],
+    out: &mut [[f32; PAIR]],
 ) {
     let rows: [&[f32]; ROWS] = std::array::from_fn(|t| &x.values[(row + t) * x.width..][..x.width]);
     let nibble = _mm512_set1_epi32(15);
-    let mut totals = [_mm512_setzero_ps(); ROWS];
-    for g in 0..tile.groups() {
-        let (scale, zero) = group_constants(tile, g);
-        let mut sums = [[_mm512_setzero_ps(); 4]; ROWS];
-        let lines = &tile.weights[g * tile.group_bytes()..][..tile.group_bytes()];
-        for (l, line) in lines.chunks_exact(LINE_BYTES).enumerate() {
-            let input = g * tile.group_size + l * 2 * LANE_INPUTS;
-            // SAFETY: `line` has LINE_BYTES.
-            let line = unsafe { _mm512_loadu_si512(line.as_ptr().cast()) };
-            for j in 0..2 * LANE_INPUTS {
-                // Inputs 0..4 are the low nibbles of the word's bytes, 4..8 the high ones.
-                let shift = _mm512_set1_epi32((8 * (j % 4) + 4 * (j / 4)) as i32);
-                let q = _mm512_and_si512(_mm512_srlv_epi32(line, shift), nibble);
-                let weight = _mm512_sub_ps(_mm512_cvtepi32_ps(q), zero);
-                for t in 0..ROWS {
-                    // SAFETY: `input + 8 <= x.width`: the line lies inside group `g`.
-                    let value = unsafe { *rows[t].get_unchecked(input + j) };
-                    sums[t][j % 4] = _mm512_fmadd_ps(weight, _mm512_set1_ps(value), sums[t][j % 4]);
+    for half in 0..2 {
+        let mut totals = [_mm512_setzero_ps(); ROWS];
+        for (g, lines) in tile.lines.chunks_exact(group_lines(tile.bits, tile.group_size)).enumerate() {
+            let (constants, lines) = lines.split_at(CONSTANT_LINES);
+            let (scales, minus_zeros) = group_constants(constants);
+            // Sign-extended again, and as floats.
+            let minus_zeros =
+                _mm512_cvtepi32_ps(_mm512_srai_epi32::<16>(_mm512_slli_epi32::<16>(minus_zeros[half])));
+            let mut sums = [[_mm512_setzero_ps(); 4]; ROWS];
+            for (l, pair) in lines.chunks_exact(2).enumerate() {
+                let input = g * tile.group_size + l * 2 * LANE_INPUTS;
+                // SAFETY: a line is one register.
+                let line = unsafe { _mm512_load_si512(pair[half].0.as_ptr().cast()) };
+                for j in 0..2 * LANE_INPUTS {
+                    // Inputs 0..4 are the low nibbles of the word's bytes, 4..8 the high ones.
+                    let shift = _mm512_set1_epi32((8 * (j % 4) + 4 * (j / 4)) as i32);
+                    let q = _mm512_and_si512(_mm512_srlv_epi32(line, shift), nibble);
+                    let weight = _mm512_add_ps(_mm512_cvtepi32_ps(q), minus_zeros);
+                    for t in 0..ROWS {
+                        // SAFETY: `input + 8 <= x.width`: the line lies inside group `g`.
+                        let value = unsafe { *rows[t].get_unchecked(input + j) };
+                        sums[t][j % 4] = _mm512_fmadd_ps(weight, _mm512_set1_ps(value), sums[t][j % 4]);
+                    }
                 }
             }
+            for t in 0..ROWS {
+                totals[t] = _mm512_fmadd_ps(scales[half], add4(sums[t]), totals[t]);
+            }
         }
-        for t in 0..ROWS {
-            totals[t] = _mm512_fmadd_ps(scale, add4(sums[t]), totals[t]);
+        for (out, total) in out.iter_mut().zip(totals) {
+            store(&mut out[half * TILE..], total);
         }
-    }
-    for (out, total) in out.iter_mut().zip(totals) {
-        store(out, total);
     }
 }
 

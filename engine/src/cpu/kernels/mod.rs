@@ -32,7 +32,7 @@ mod tests;
 /// Outputs in one weight tile; also the positions in one KV block.
 pub const TILE: usize = 16;
 
-/// Outputs of the two tiles that the integer kernels run side by side.
+/// Outputs of one tile of integer weights: two registers, so that an activation loaded once serves both.
 pub const PAIR: usize = 2 * TILE;
 
 /// Bytes of one line of integer weights: one register.
@@ -113,9 +113,13 @@ impl WeightBits {
     }
 }
 
-/// Integer weights of [`TILE`] outputs: `w[k][n] = scale[g][n] * (q[k][n] - zero[g][n])`.
+/// Integer weights of [`PAIR`] outputs: `w[k][n] = scale[g][n] * (q[k][n] - zero[g][n])`.
 ///
-/// A line is 16 little-endian words, one per output. With eight bits, byte `j` of a word is the weight of
+/// One stream of whole lines, read once from start to end. Per group: a line of 32 scales (fp16), a line of 32
+/// negated zero points (16 bits each), then the weights: for each step along the inputs a line of outputs 0..16 and
+/// one of outputs 16..32.
+///
+/// Such a line is 16 little-endian words, one per output. With eight bits, byte `j` of a word is the weight of
 /// input `k0 + j`. With four, its low nibble is that of input `k0 + j` and its high one that of input
 /// `k0 + 4 + j`. So a line, or the low nibbles of it, holds four consecutive inputs of every output as
 /// bytes: what `vpdpbusd` multiplies.
@@ -125,32 +129,47 @@ pub struct QuantTile<'a> {
     pub bits: WeightBits,
     /// Inputs that share a scale: 32, 64 or 128.
     pub group_size: usize,
-    /// `[groups][group_size / bits.line_inputs()][64]`.
-    pub weights: &'a [u8],
-    /// fp16 bits, `[groups][16]`.
-    pub scales: &'a [u16],
-    /// `[groups][16]`.
-    pub zeros: &'a [u8],
+    /// The groups, one after another.
+    pub lines: &'a [Line],
 }
 
-impl QuantTile<'_> {
+/// One cache line.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+pub struct Line(pub [u8; LINE_BYTES]);
+
+/// Lines of scales and zero points before the weights of a group.
+pub const CONSTANT_LINES: usize = 2;
+
+/// Lines of one group of a [`QuantTile`].
+pub fn group_lines(bits: WeightBits, group_size: usize) -> usize {
+    CONSTANT_LINES + 2 * group_size / bits.line_inputs()
+}
+
+impl<'a> QuantTile<'a> {
     fn groups(&self) -> usize {
-        self.scales.len() / TILE
+        self.lines.len() / group_lines(self.bits, self.group_size)
     }
 
     fn inputs(&self) -> usize {
         self.groups() * self.group_size
     }
 
-    /// Bytes of one group's lines.
-    fn group_bytes(&self) -> usize {
-        self.group_size / self.bits.line_inputs() * LINE_BYTES
+    /// Scales (fp16 bits), negated zero points and weight lines of group `g`.
+    fn group(&self, g: usize) -> ([u16; PAIR], [i16; PAIR], &'a [Line]) {
+        let len = group_lines(self.bits, self.group_size);
+        let (constants, weights) = self.lines[g * len..][..len].split_at(CONSTANT_LINES);
+        let word = |line: &Line, n: usize| u16::from_le_bytes([line.0[2 * n], line.0[2 * n + 1]]);
+        (
+            std::array::from_fn(|n| word(&constants[0], n)),
+            std::array::from_fn(|n| word(&constants[1], n) as i16),
+            weights,
+        )
     }
 
     fn check(&self) {
         assert!(matches!(self.group_size, 32 | 64 | 128));
-        assert_eq!(self.scales.len(), self.zeros.len());
-        assert_eq!(self.weights.len(), self.groups() * self.group_bytes());
+        assert!(self.lines.len().is_multiple_of(group_lines(self.bits, self.group_size)));
     }
 }
 
@@ -346,8 +365,8 @@ type Outputs<'a> = &'a mut [[f32; TILE]];
 /// [`Kernels::new`] is the only way to get a table and checks that, so the methods are safe.
 struct Table {
     quantize_group: unsafe fn(&[f32], usize, &mut QuantizedGroup<'_>),
-    quant_dot: unsafe fn([&QuantTile<'_>; 2], &QuantizedRows<'_>, usize, &mut [[f32; PAIR]]),
-    int4_dot_f32: unsafe fn(&QuantTile<'_>, &FloatRows<'_>, usize, Outputs<'_>),
+    quant_dot: unsafe fn(&QuantTile<'_>, &QuantizedRows<'_>, usize, &mut [[f32; PAIR]]),
+    int4_dot_f32: unsafe fn(&QuantTile<'_>, &FloatRows<'_>, usize, &mut [[f32; PAIR]]),
     dense_dot: unsafe fn(&DenseTile<'_>, &FloatRows<'_>, usize, Outputs<'_>),
     attend_block: unsafe fn(&[f32], &KvBlock<'_>, &mut SoftmaxState, &mut [f32]),
     f16_to_f32: unsafe fn(&[u16], &mut [f32]),
@@ -393,30 +412,34 @@ impl Kernels {
         unsafe { (self.table.quantize_group)(x, stride, to) }
     }
 
-    /// Two tiles side by side for whole blocks of rows, from `first_row` on:
+    /// One tile for whole blocks of rows, from `first_row` on:
     /// `out[t][n] = sum_g s[g][n] * sx[g] * (sum_k q[k][n] * v[k] - z[g][n] * sum_k v[k])`.
     pub fn quant_dot(
         &self,
-        tiles: [&QuantTile<'_>; 2],
+        tile: &QuantTile<'_>,
         x: &QuantizedRows<'_>,
         first_row: usize,
         out: &mut [[f32; PAIR]],
     ) {
         let (end, block_rows) = (first_row + out.len(), x.digits.block_rows());
-        for tile in tiles {
-            tile.check();
-            assert!(x.width == tile.inputs() && x.group_size == tile.group_size && tile.bits == tiles[0].bits);
-        }
+        tile.check();
+        assert!(x.width == tile.inputs() && x.group_size == tile.group_size);
         assert!(first_row.is_multiple_of(block_rows) && (end.is_multiple_of(block_rows) || end == x.rows));
         assert!(end <= x.rows && x.values.len() == x.rows * x.width * x.digits.count());
         assert!(x.scales.len() == x.rows * x.groups());
         assert!(x.sums.len() == x.rows * x.groups() * x.digits.count());
         // SAFETY: a table exists only where its instruction set was detected (`new`).
-        unsafe { (self.table.quant_dot)(tiles, x, first_row, out) }
+        unsafe { (self.table.quant_dot)(tile, x, first_row, out) }
     }
 
     /// `out[t][n] = sum_g s[g][n] * sum_k (q[k][n] - z[g][n]) * x[k]` for rows `first_row + t`.
-    pub fn int4_dot_f32(&self, tile: &QuantTile<'_>, x: &FloatRows<'_>, first_row: usize, out: Outputs<'_>) {
+    pub fn int4_dot_f32(
+        &self,
+        tile: &QuantTile<'_>,
+        x: &FloatRows<'_>,
+        first_row: usize,
+        out: &mut [[f32; PAIR]],
+    ) {
         tile.check();
         assert_eq!(tile.bits, WeightBits::Four);
         assert!(x.width == tile.inputs() && x.values.len() >= (first_row + out.len()) * x.width);

@@ -3,7 +3,7 @@
 use half::{bf16, f16};
 
 use super::{
-    DenseFormat, DenseTile, Digits, FloatRows, KvBlock, LANE_INPUTS, LINE_BYTES, LOW_DIGIT_BITS, PAIR, QuantTile,
+    DenseFormat, DenseTile, Digits, FloatRows, KvBlock, LANE_INPUTS, LOW_DIGIT_BITS, Line, PAIR, QuantTile,
     QuantizedGroup, QuantizedRows, SMALLEST_AMAX, SoftmaxState, TILE, Table, WeightBits, exp,
 };
 
@@ -74,87 +74,75 @@ pub(super) fn group_scale(amax: f32, digits: Digits) -> Option<(f32, f32)> {
     }
 }
 
-pub(super) fn quant_dot(tiles: [&QuantTile<'_>; 2], x: &QuantizedRows<'_>, first_row: usize, out: &mut [[f32; PAIR]]) {
+pub(super) fn quant_dot(
+    tile: &QuantTile<'_>,
+    x: &QuantizedRows<'_>,
+    first_row: usize,
+    out: &mut [[f32; PAIR]],
+) {
+    out.fill([0.0; PAIR]);
     let mut done = 0;
     while done < out.len() {
         let rows = x.rows_of_block(first_row + done);
-        let out = &mut out[done..done + rows];
-        out.fill([0.0; PAIR]);
-        for (i, tile) in tiles.into_iter().enumerate() {
-            for g in 0..tile.groups() {
-                add_group(tile, g, x, first_row + done, i * TILE, out);
-            }
+        for g in 0..tile.groups() {
+            add_group(tile, g, x, first_row + done, &mut out[done..done + rows]);
         }
         done += rows;
     }
 }
 
-/// Adds the products of group `g` of one tile and one block of rows to the columns from `column` on.
-fn add_group(
-    tile: &QuantTile<'_>,
-    g: usize,
-    x: &QuantizedRows<'_>,
-    first_row: usize,
-    column: usize,
-    out: &mut [[f32; PAIR]],
-) {
+/// Adds the products of group `g` and one block of rows.
+fn add_group(tile: &QuantTile<'_>, g: usize, x: &QuantizedRows<'_>, first_row: usize, out: &mut [[f32; PAIR]]) {
+    let (weight_scales, minus_zeros, lines) = tile.group(g);
     let (values, scales, sums) = x.group(first_row, out.len(), g);
     let (rows, digits) = (out.len(), x.digits.count());
-    let lines = &tile.weights[g * tile.group_bytes()..][..tile.group_bytes()];
     for (t, out) in out.iter_mut().enumerate() {
-        let mut dots = [0i32; TILE];
-        let mut add_lane = |lane: usize, weights: [[u8; LANE_INPUTS]; TILE]| {
-            for d in 0..digits {
-                let place = 1 << (LOW_DIGIT_BITS * (digits - 1 - d) as u32);
-                let values = &values[((lane * digits + d) * rows + t) * LANE_INPUTS..][..LANE_INPUTS];
-                for (dot, weights) in dots.iter_mut().zip(weights) {
-                    for (weight, value) in weights.into_iter().zip(values) {
-                        *dot += i32::from(weight) * i32::from(*value) * place;
-                    }
-                }
+        let mut dots = [0i32; PAIR];
+        for d in 0..digits {
+            let place = LOW_DIGIT_BITS * (digits - 1 - d) as u32;
+            for (n, dot) in dots.iter_mut().enumerate() {
+                *dot += (i32::from(minus_zeros[n]) * sums[d * rows + t]) << place;
             }
-        };
-        for (l, line) in lines.as_chunks::<LINE_BYTES>().0.iter().enumerate() {
-            let word = |n: usize| &line[n * LANE_INPUTS..][..LANE_INPUTS];
-            let bytes = |of: fn(u8) -> u8| std::array::from_fn(|n| std::array::from_fn(|j| of(word(n)[j])));
-            match tile.bits {
-                WeightBits::Four => {
-                    add_lane(2 * l, bytes(|byte| byte & 15));
-                    add_lane(2 * l + 1, bytes(|byte| byte >> 4));
+            for k in 0..tile.group_size {
+                let lane = (k / LANE_INPUTS * digits + d) * rows + t;
+                let value = i32::from(values[lane * LANE_INPUTS + k % LANE_INPUTS]) << place;
+                for (n, dot) in dots.iter_mut().enumerate() {
+                    *dot += i32::from(weight(tile.bits, lines, k, n)) * value;
                 }
-                WeightBits::Eight => add_lane(l, bytes(|byte| byte)),
             }
         }
-        let sum: i32 = (0..digits)
-            .map(|d| sums[d * rows + t] << (LOW_DIGIT_BITS * (digits - 1 - d) as u32))
-            .sum();
-        for (n, out) in out[column..column + TILE].iter_mut().enumerate() {
-            let weight_scale = f16::from_bits(tile.scales[g * TILE + n]).to_f32();
-            let zero = i32::from(tile.zeros[g * TILE + n]);
-            *out += (weight_scale * scales[t]) * (dots[n] - zero * sum) as f32;
+        for (n, out) in out.iter_mut().enumerate() {
+            *out += (f16::from_bits(weight_scales[n]).to_f32() * scales[t]) * dots[n] as f32;
         }
     }
 }
 
-fn int4_dot_f32(tile: &QuantTile<'_>, x: &FloatRows<'_>, first_row: usize, out: &mut [[f32; TILE]]) {
+/// The weight from input `k` of a group to output `n`, before its zero point.
+#[inline]
+fn weight(bits: WeightBits, lines: &[Line], k: usize, n: usize) -> u8 {
+    let (line, within) = (k / bits.line_inputs(), k % bits.line_inputs());
+    let byte = lines[2 * line + n / TILE].0[n % TILE * LANE_INPUTS + within % LANE_INPUTS];
+    match bits {
+        WeightBits::Four => byte >> (4 * (within / LANE_INPUTS)) & 15,
+        WeightBits::Eight => byte,
+    }
+}
+
+pub(super) fn int4_dot_f32(tile: &QuantTile<'_>, x: &FloatRows<'_>, first_row: usize, out: &mut [[f32; PAIR]]) {
     for (t, out) in out.iter_mut().enumerate() {
         let values = &x.values[(first_row + t) * x.width..][..x.width];
-        *out = [0.0; TILE];
+        *out = [0.0; PAIR];
         for g in 0..tile.groups() {
-            let zeros: [f32; TILE] = std::array::from_fn(|n| f32::from(tile.zeros[g * TILE + n]));
-            let mut dots = [0.0f32; TILE];
-            let lines = &tile.weights[g * tile.group_bytes()..][..tile.group_bytes()];
-            for (l, line) in lines.chunks_exact(LINE_BYTES).enumerate() {
-                let values = &values[g * tile.group_size + l * 2 * LANE_INPUTS..][..2 * LANE_INPUTS];
-                for (n, word) in line.chunks_exact(4).enumerate() {
-                    for j in 0..4 {
-                        dots[n] += (f32::from(word[j] & 15) - zeros[n]) * values[j];
-                        dots[n] += (f32::from(word[j] >> 4) - zeros[n]) * values[4 + j];
-                    }
+            let (scales, minus_zeros, lines) = tile.group(g);
+            let mut dots = [0.0f32; PAIR];
+            for (k, value) in values[g * tile.group_size..][..tile.group_size].iter().enumerate() {
+                for (n, dot) in dots.iter_mut().enumerate() {
+                    let q = i16::from(weight(tile.bits, lines, k, n)) + minus_zeros[n];
+                    *dot += f32::from(q) * value;
                 }
             }
             for (n, out) in out.iter_mut().enumerate() {
-                *out += f16::from_bits(tile.scales[g * TILE + n]).to_f32() * dots[n];
+                *out += f16::from_bits(scales[n]).to_f32() * dots[n];
             }
         }
     }
