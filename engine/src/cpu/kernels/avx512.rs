@@ -74,35 +74,38 @@ fn largest_magnitude(group: &[f32]) -> f32 {
     f32::from_bits(_mm512_reduce_max_epu32(largest))
 }
 
-/// One group of a tile. With [`NIBBLES`] the lines are the tile's own, of four-bit weights; with [`BYTES`] they have
-/// one byte per weight: eight-bit weights, or four-bit ones unpacked.
+/// One group of a tile.
 struct Group {
     lines: *const u8,
-    packed: bool,
+    source: u8,
     group_size: usize,
     scales: [__m512; 2],
     /// In the low halves of 32-bit lanes whose high halves are zero.
     minus_zeros: [__m512i; 2],
 }
 
-const NIBBLES: bool = true;
-const BYTES: bool = false;
+/// [`Group::lines`] are the tile's own, of four-bit weights.
+const NIBBLES: u8 = 0;
+/// They are the tile's own, of eight-bit weights.
+const BYTES: u8 = 1;
+/// They are four-bit weights that were unpacked to bytes, and near.
+const UNPACKED: u8 = 2;
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
 fn quant_dot(tile: &QuantTile<'_>, x: &QuantizedRows<'_>, first_row: usize, out: &mut [[f32; PAIR]]) {
     out.fill([0.0; PAIR]);
-    // Unpacking pays once a group serves a second block.
-    let packed = tile.bits == WeightBits::Four;
-    let unpack = packed && out.len() > x.rows_of_block(first_row);
+    // Storing unpacked weights pays once they serve many blocks.
+    let source = if tile.bits == WeightBits::Four { NIBBLES } else { BYTES };
+    let unpack = source == NIBBLES && out.len() > DIRECT_BLOCKS * x.digits.block_rows();
     let mut unpacked = Unpacked([0; UNPACKED_BYTES]);
     for (g, lines) in tile.lines.chunks_exact(group_lines(tile.bits, tile.group_size)).enumerate() {
         let (constants, lines) = lines.split_at(CONSTANT_LINES);
         let (scales, minus_zeros) = group_constants(constants);
         let mut group =
-            Group { lines: lines.as_ptr().cast(), packed, group_size: tile.group_size, scales, minus_zeros };
+            Group { lines: lines.as_ptr().cast(), source, group_size: tile.group_size, scales, minus_zeros };
         if unpack {
             unpack_nibbles(lines, &mut unpacked.0);
-            (group.lines, group.packed) = (unpacked.0.as_ptr(), false);
+            (group.lines, group.source) = (unpacked.0.as_ptr(), UNPACKED);
         }
         let mut done = 0;
         while done < out.len() {
@@ -139,6 +142,7 @@ struct Unpacked([u8; UNPACKED_BYTES]);
 fn unpack_nibbles(lines: &[Line], to: &mut [u8; UNPACKED_BYTES]) {
     let low_nibbles = _mm512_set1_epi8(15);
     for (pair, to) in lines.chunks_exact(2).zip(to.chunks_exact_mut(4 * LINE_BYTES)) {
+        prefetch(pair.as_ptr().cast());
         for (i, line) in pair.iter().enumerate() {
             // SAFETY: a line is one register, and `to` has four.
             unsafe {
@@ -157,9 +161,10 @@ fn unpack_nibbles(lines: &[Line], to: &mut [u8; UNPACKED_BYTES]) {
 fn add_group(group: &Group, digits: Digits, x: (&[i8], &[f32], &[i32]), out: &mut [[f32; PAIR]]) {
     macro_rules! dispatch {
         ($digits:literal: $($rows:literal)+) => {
-            match (group.packed, out.len()) {
+            match (group.source, out.len()) {
                 $((NIBBLES, $rows) => add_group_block::<$rows, $digits, NIBBLES>(group, x, out),
-                (BYTES, $rows) => add_group_block::<$rows, $digits, BYTES>(group, x, out),)+
+                (BYTES, $rows) => add_group_block::<$rows, $digits, BYTES>(group, x, out),
+                (UNPACKED, $rows) => add_group_block::<$rows, $digits, UNPACKED>(group, x, out),)+
                 _ => unreachable!("a block has at most twelve digit rows"),
             }
         };
@@ -170,15 +175,26 @@ fn add_group(group: &Group, digits: Digits, x: (&[i8], &[f32], &[i32]), out: &mu
     }
 }
 
-/// Digit rows up to which multiplying is faster than memory.
-const MOST_STREAMED_DIGIT_ROWS: usize = 4;
+/// Blocks of rows up to which each unpacks the weights for itself.
+const DIRECT_BLOCKS: usize = 4;
 
-/// How far ahead weights are fetched.
+/// How far ahead weights are fetched: while one group is multiplied the next one comes.
 const PREFETCH_BYTES: usize = 4096;
+
+/// Fetches the two lines that follow in [`PREFETCH_BYTES`]. The hardware's own prefetcher stops at the end of every
+/// page, and while many rows are multiplied it sees no reads at all.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
+fn prefetch(lines: *const __m512i) {
+    let ahead = lines.wrapping_byte_add(PREFETCH_BYTES).cast::<i8>();
+    // A prefetch of an address that is not there does nothing.
+    _mm_prefetch::<_MM_HINT_T0>(ahead);
+    _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(LINE_BYTES));
+}
 
 /// [`add_group`] for a block of `ROWS` rows of `DIGITS` digits: `2 * ROWS * DIGITS` sums in registers.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
-fn add_group_block<const ROWS: usize, const DIGITS: usize, const PACKED: bool>(
+fn add_group_block<const ROWS: usize, const DIGITS: usize, const SOURCE: u8>(
     group: &Group,
     (values, scales, sums): (&[i8], &[f32], &[i32]),
     out: &mut [[f32; PAIR]],
@@ -197,21 +213,20 @@ fn add_group_block<const ROWS: usize, const DIGITS: usize, const PACKED: bool>(
     let low_nibbles = _mm512_set1_epi8(15);
     let mut x = values.as_ptr().cast::<i32>();
     let mut lines = group.lines.cast::<__m512i>();
-    for _ in 0..lanes / if PACKED { 2 } else { 1 } {
-        if ROWS * DIGITS <= MOST_STREAMED_DIGIT_ROWS {
-            // A few rows wait for memory, and the hardware's prefetcher stops at the end of every page.
-            _mm_prefetch::<_MM_HINT_T0>(lines.wrapping_byte_add(PREFETCH_BYTES).cast());
-            _mm_prefetch::<_MM_HINT_T0>(lines.wrapping_byte_add(PREFETCH_BYTES + LINE_BYTES).cast());
+    let halves = if SOURCE == NIBBLES { 2 } else { 1 };
+    for _ in 0..lanes / halves {
+        if SOURCE != UNPACKED {
+            prefetch(lines);
         }
         // SAFETY: the group has two lines for each of these steps.
         let line = unsafe { [_mm512_load_si512(lines), _mm512_load_si512(lines.add(1))] };
         // SAFETY: at most one past the last line.
         lines = unsafe { lines.add(2) };
-        for half in 0..if PACKED { 2 } else { 1 } {
-            let weights = line.map(|line| match (PACKED, half) {
-                (false, _) => line,
-                (true, 0) => _mm512_and_si512(line, low_nibbles),
-                (true, _) => _mm512_and_si512(_mm512_srli_epi16::<4>(line), low_nibbles),
+        for half in 0..halves {
+            let weights = line.map(|line| match (SOURCE, half) {
+                (NIBBLES, 0) => _mm512_and_si512(line, low_nibbles),
+                (NIBBLES, _) => _mm512_and_si512(_mm512_srli_epi16::<4>(line), low_nibbles),
+                _ => line,
             });
             for d in 0..DIGITS {
                 for t in 0..ROWS {
