@@ -7,7 +7,7 @@
 //! a prompt was chunked, whether its blocks were cached, or how many threads ran it. (They do differ
 //! between instruction sets, by rounding.)
 
-mod attention;
+pub mod attention;
 pub mod kernels;
 mod kv_cache;
 mod linear;
@@ -17,12 +17,11 @@ mod weights;
 
 use std::sync::Arc;
 
-use attention::Attention;
+use attention::{Attention, AttentionKernels};
 pub use kernels::Isa;
 use kernels::Kernels;
 use kv_cache::KvCache;
 use linear::{Activations, Write};
-use rotary::Rotary;
 use threads::ThreadPool;
 use weights::{DenseMatrix, Linear, Matrix};
 
@@ -70,7 +69,6 @@ pub struct CpuBackend {
     model: Model,
     cache: Option<KvCache>,
     attention: Attention,
-    rotary: Rotary,
     buffers: Buffers,
 }
 
@@ -104,8 +102,6 @@ struct Buffers {
     attended: Vec<f32>,
     /// `[rows][gate, up]`.
     gate_up: Vec<f32>,
-    /// One rotated key.
-    key: Vec<f32>,
     /// Inputs of the layers that read the residual stream.
     normed: Activations,
     /// Input of the attention's output layer.
@@ -123,6 +119,7 @@ impl CpuBackend {
         let config = checkpoint.config().clone();
         let isa = options.isa.unwrap_or_else(Isa::best);
         let kernels = Kernels::new(isa).ok_or(CpuError::NoSuchIsa(isa.name()))?;
+        let attention_kernels = AttentionKernels::new(isa).ok_or(CpuError::NoSuchIsa(isa.name()))?;
         let threads = options.threads.unwrap_or_else(threads::default_threads).max(1);
         let mut pool = ThreadPool::new(threads).map_err(|detail| CpuError::Threads { threads, detail })?;
         let model = Model::load(checkpoint, &mut pool)?;
@@ -137,7 +134,6 @@ impl CpuBackend {
             qkv: Vec::new(),
             attended: Vec::new(),
             gate_up: Vec::new(),
-            key: vec![0.0; config.head_dim],
             normed: activations(
                 config.hidden_size,
                 &|layer| vec![&layer.q, &layer.k, &layer.v, &layer.gate, &layer.up],
@@ -147,8 +143,7 @@ impl CpuBackend {
             down_input: activations(config.intermediate_size, &|layer| vec![&layer.down], &[]),
         };
         Ok(Self {
-            attention: Attention::new(&config, pool.threads()),
-            rotary: Rotary::new(config.head_dim, config.rope_theta),
+            attention: Attention::new(attention_kernels, &config, pool.threads()),
             exact: options.exact,
             kernels,
             pool,
@@ -233,30 +228,9 @@ impl CpuBackend {
             Write::Store,
         );
 
-        for sequence in &plan.sequences {
-            for row in sequence.rows.clone() {
-                let position = plan.positions[row] as usize;
-                let block = sequence.block_table[position / BLOCK_SIZE];
-                let (keys, values) = buffers.qkv[row * width + q_width..][..2 * kv_width].split_at(kv_width);
-                let heads = keys.chunks_exact(config.head_dim).zip(values.chunks_exact(config.head_dim));
-                for (head, (key, value)) in heads.enumerate() {
-                    self.rotary.rotate(row, key, 1.0, &mut buffers.key);
-                    cache.write([index, head], block, position % BLOCK_SIZE, &buffers.key, value);
-                }
-            }
-        }
-
         buffers.attended.resize(rows * q_width, 0.0);
-        self.attention.run(
-            kernels,
-            pool,
-            plan,
-            cache,
-            index,
-            &self.rotary,
-            &buffers.qkv,
-            &mut buffers.attended,
-        );
+        self.attention.append(pool, plan, cache, index, &buffers.qkv);
+        self.attention.run(pool, plan, cache, index, &buffers.qkv, &mut buffers.attended);
         let attended = &buffers.attended;
         buffers.attention_input.fill(kernels, pool, rows, |row, to| {
             to.copy_from_slice(&attended[row * q_width..][..q_width]);
@@ -332,9 +306,10 @@ impl Backend for CpuBackend {
     }
 
     fn weight_bytes(&self) -> usize {
-        let layers = self.model.layers.iter().flat_map(|layer| {
-            [&layer.q, &layer.k, &layer.v, &layer.o, &layer.gate, &layer.up, &layer.down]
-        });
+        let layers =
+            self.model.layers.iter().flat_map(|layer| {
+                [&layer.q, &layer.k, &layer.v, &layer.o, &layer.gate, &layer.up, &layer.down]
+            });
         layers.chain([&self.model.head]).map(Linear::bytes).sum()
     }
 
@@ -350,7 +325,6 @@ impl Backend for CpuBackend {
             return Err(BackendError::Device("the KV cache was never allocated".into()));
         };
         self.embed(plan);
-        self.rotary.prepare(&plan.positions);
         self.attention.prepare(plan);
         for layer in 0..self.config.num_layers {
             self.run_attention(plan, layer, &mut cache);

@@ -1,0 +1,195 @@
+//! AVX2 with FMA and F16C: eight elements in a register, up to 6 x 2 registers of sums.
+
+#![expect(
+    clippy::needless_range_loop,
+    reason = "constant-length loops over register arrays; several arrays share each index"
+)]
+
+use std::arch::x86_64::*;
+
+use super::kernels::{LANES, Product, SoftmaxState, Table, exp2};
+use super::portable;
+
+pub(super) static TABLE: Table = Table { multiply, softmax, merge, widen, narrow, rotate };
+
+/// Elements of one register.
+const WIDTH: usize = 8;
+
+/// Registers for [`LANES`] elements.
+const REGISTERS: usize = LANES / WIDTH;
+
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn multiply(product: &Product<'_>, c: &mut [f32], c_stride: usize) {
+    for column in (0..product.columns).step_by(LANES) {
+        let mut row = 0;
+        while row < product.rows {
+            // Blocks of nearly equal size: one of a single row would wait for its own additions.
+            let left = product.rows - row;
+            let rows = left.div_ceil(left.div_ceil(6));
+            // SAFETY: rows and columns are inside the product; shapes were checked by the caller.
+            unsafe {
+                match rows {
+                    6 => multiply_block::<6>(product, row, column, c, c_stride),
+                    5 => multiply_block::<5>(product, row, column, c, c_stride),
+                    4 => multiply_block::<4>(product, row, column, c, c_stride),
+                    3 => multiply_block::<3>(product, row, column, c, c_stride),
+                    2 => multiply_block::<2>(product, row, column, c, c_stride),
+                    _ => multiply_block::<1>(product, row, column, c, c_stride),
+                }
+            }
+            row += rows;
+        }
+    }
+}
+
+/// # Safety
+/// The product must fit its arrays and `c`, and have the rows and columns.
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn multiply_block<const ROWS: usize>(
+    product: &Product<'_>,
+    row: usize,
+    column: usize,
+    c: &mut [f32],
+    c_stride: usize,
+) {
+    let Product { depth, a, a_stride, b, b_stride, add, .. } = *product;
+    // SAFETY: rows, depth and columns are inside the arrays.
+    unsafe {
+        let (a, b) = (a.as_ptr().add(row * a_stride), b.as_ptr().add(column));
+        let c = c.as_mut_ptr().add(row * c_stride + column);
+        let mut sums = [[_mm256_setzero_ps(); REGISTERS]; ROWS];
+        if add {
+            for r in 0..ROWS {
+                for t in 0..REGISTERS {
+                    sums[r][t] = _mm256_loadu_ps(c.add(r * c_stride + t * WIDTH));
+                }
+            }
+        }
+        for k in 0..depth {
+            let mut line = [_mm256_setzero_ps(); REGISTERS];
+            for t in 0..REGISTERS {
+                line[t] = _mm256_loadu_ps(b.add(k * b_stride + t * WIDTH));
+            }
+            for r in 0..ROWS {
+                let factor = _mm256_set1_ps(*a.add(r * a_stride + k));
+                for t in 0..REGISTERS {
+                    sums[r][t] = _mm256_fmadd_ps(factor, line[t], sums[r][t]);
+                }
+            }
+        }
+        for r in 0..ROWS {
+            for t in 0..REGISTERS {
+                _mm256_storeu_ps(c.add(r * c_stride + t * WIDTH), sums[r][t]);
+            }
+        }
+    }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn softmax(scores: &mut [f32], visible: usize) -> SoftmaxState {
+    let (registers, _) = scores[..visible.next_multiple_of(LANES)].as_chunks_mut::<WIDTH>();
+    let (whole, rest) = (visible / WIDTH, visible % WIDTH);
+
+    let mut max = _mm256_set1_ps(f32::NEG_INFINITY);
+    for scores in &registers[..whole] {
+        max = _mm256_max_ps(max, load(scores));
+    }
+    let mut max = to_floats(max).into_iter().fold(f32::NEG_INFINITY, f32::max);
+    if rest > 0 {
+        max = registers[whole][..rest].iter().fold(max, |max, score| max.max(*score));
+    }
+
+    let (largest, mut sum) = (_mm256_set1_ps(max), _mm256_setzero_ps());
+    for scores in &mut registers[..whole] {
+        let weights = exp2(_mm256_sub_ps(load(scores), largest));
+        sum = _mm256_add_ps(sum, weights);
+        store(scores, weights);
+    }
+    let mut sum = to_floats(sum).into_iter().sum::<f32>();
+    if rest > 0 {
+        let scores = &mut registers[whole];
+        let weights = exp2(_mm256_sub_ps(load(scores), largest));
+        store(scores, weights);
+        sum += scores[..rest].iter().sum::<f32>();
+    }
+    SoftmaxState { max, sum }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn merge(total: &mut [f32], total_state: &mut SoftmaxState, part: &[f32], part_state: SoftmaxState) {
+    portable::merge(total, total_state, part, part_state);
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn widen(from: &[u16], width: usize, to: &mut [f32], to_stride: usize) {
+    for (from, to) in from.chunks_exact(width).zip(to.chunks_mut(to_stride)) {
+        let whole = width / WIDTH * WIDTH;
+        let (to, to_rest) = to[..width].split_at_mut(whole);
+        for (from, to) in from.as_chunks::<WIDTH>().0.iter().zip(to.as_chunks_mut().0) {
+            // SAFETY: `from` has WIDTH elements.
+            store(to, _mm256_cvtph_ps(unsafe { _mm_loadu_si128(from.as_ptr().cast()) }));
+        }
+        if whole < width {
+            portable::widen(&from[whole..], width - whole, to_rest, width - whole);
+        }
+    }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn narrow(from: &[f32], to: &mut [u16]) {
+    let largest = _mm256_set1_ps(half::f16::MAX.to_f32());
+    let smallest = _mm256_set1_ps(half::f16::MIN.to_f32());
+    let (from, from_rest) = from.as_chunks::<WIDTH>();
+    let (to, to_rest) = to.as_chunks_mut::<WIDTH>();
+    for (from, to) in from.iter().zip(to) {
+        // In this order of arguments NaN stays NaN.
+        let clamped = _mm256_max_ps(smallest, _mm256_min_ps(largest, load(from)));
+        let bits = _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(clamped);
+        // SAFETY: `to` has WIDTH elements.
+        unsafe { _mm_storeu_si128(to.as_mut_ptr().cast(), bits) };
+    }
+    portable::narrow(from_rest, to_rest);
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn rotate(head: &[f32], cos: &[f32], sin: &[f32], scale: f32, to: &mut [f32]) {
+    portable::rotate(head, cos, sin, scale, to);
+}
+
+/// See [`exp2`](mod@exp2) for the method. NaN stays NaN.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn exp2(x: __m256) -> __m256 {
+    let x = _mm256_max_ps(_mm256_set1_ps(exp2::LOWEST), x);
+    let rounder = _mm256_set1_ps(exp2::ROUNDER);
+    let rounded = _mm256_add_ps(x, rounder);
+    let r = _mm256_sub_ps(x, _mm256_sub_ps(rounded, rounder));
+    let mut mantissa = _mm256_set1_ps(exp2::POLYNOMIAL[0]);
+    for coefficient in &exp2::POLYNOMIAL[1..] {
+        mantissa = _mm256_fmadd_ps(mantissa, r, _mm256_set1_ps(*coefficient));
+    }
+    let exponent = _mm256_slli_epi32::<23>(_mm256_castps_si256(rounded));
+    _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(mantissa), exponent))
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn to_floats(value: __m256) -> [f32; WIDTH] {
+    let mut lanes = [0.0; WIDTH];
+    store(&mut lanes, value);
+    lanes
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn load(from: &[f32; WIDTH]) -> __m256 {
+    // SAFETY: the array has WIDTH elements.
+    unsafe { _mm256_loadu_ps(from.as_ptr()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn store(to: &mut [f32; WIDTH], value: __m256) {
+    // SAFETY: the array has WIDTH elements.
+    unsafe { _mm256_storeu_ps(to.as_mut_ptr(), value) }
+}
