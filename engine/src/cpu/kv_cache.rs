@@ -67,6 +67,12 @@ impl KvCache {
         DisjointRows::new(&mut self.storage.as_mut_slice()[layer * per_layer..][..per_layer], per_head)
     }
 
+    /// Fills every slot, as a reused block may hold anything.
+    #[cfg(test)]
+    pub(super) fn fill(&mut self, value: half::f16) {
+        self.storage.as_mut_slice().fill(value.to_bits());
+    }
+
     /// Elements of one head's share of a block.
     fn block_len(&self) -> usize {
         2 * BLOCK_SIZE * self.head_dim

@@ -7,7 +7,7 @@
 
 use std::arch::x86_64::*;
 
-use super::kernels::{LANES, Product, SoftmaxState, Table, exp2};
+use super::kernels::{Factor, LANES, Product, SoftmaxState, Table, block_rows, exp2};
 use super::portable;
 
 pub(super) static TABLE: Table = Table { multiply, softmax, merge, widen, narrow, rotate };
@@ -15,37 +15,65 @@ pub(super) static TABLE: Table = Table { multiply, softmax, merge, widen, narrow
 /// Elements of one register.
 const WIDTH: usize = 8;
 
-/// Registers for [`LANES`] elements.
-const REGISTERS: usize = LANES / WIDTH;
+/// Most rows of a block: with two registers of columns each their sums and a line fill the register file.
+const MOST_ROWS: usize = 6;
+
+/// Most rows of a block that widens its factor as it reads it, one register at a time.
+const MOST_F16_ROWS: usize = 8;
 
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn multiply(product: &Product<'_>, c: &mut [f32], c_stride: usize) {
-    for column in (0..product.columns).step_by(LANES) {
-        let mut row = 0;
-        while row < product.rows {
-            // Blocks of nearly equal size: one of a single row would wait for its own additions.
-            let left = product.rows - row;
-            let rows = left.div_ceil(left.div_ceil(6));
-            // SAFETY: rows and columns are inside the product; shapes were checked by the caller.
-            unsafe {
-                match rows {
-                    6 => multiply_block::<6>(product, row, column, c, c_stride),
-                    5 => multiply_block::<5>(product, row, column, c, c_stride),
-                    4 => multiply_block::<4>(product, row, column, c, c_stride),
-                    3 => multiply_block::<3>(product, row, column, c, c_stride),
-                    2 => multiply_block::<2>(product, row, column, c, c_stride),
-                    _ => multiply_block::<1>(product, row, column, c, c_stride),
-                }
+    let mut row = 0;
+    while row < product.rows {
+        let left = product.rows - row;
+        // SAFETY: the rows are inside the product; shapes were checked by the caller.
+        row += unsafe {
+            match product.b {
+                Factor::F32(_) => match block_rows(left, MOST_ROWS) {
+                    6 => multiply_rows::<6, 2>(product, row, c, c_stride),
+                    5 => multiply_rows::<5, 2>(product, row, c, c_stride),
+                    4 => multiply_rows::<4, 2>(product, row, c, c_stride),
+                    3 => multiply_rows::<3, 2>(product, row, c, c_stride),
+                    2 => multiply_rows::<2, 2>(product, row, c, c_stride),
+                    _ => multiply_rows::<1, 2>(product, row, c, c_stride),
+                },
+                Factor::F16 { .. } => match block_rows(left, MOST_F16_ROWS) {
+                    8 => multiply_rows::<8, 1>(product, row, c, c_stride),
+                    7 => multiply_rows::<7, 1>(product, row, c, c_stride),
+                    6 => multiply_rows::<6, 1>(product, row, c, c_stride),
+                    5 => multiply_rows::<5, 1>(product, row, c, c_stride),
+                    4 => multiply_rows::<4, 1>(product, row, c, c_stride),
+                    3 => multiply_rows::<3, 1>(product, row, c, c_stride),
+                    2 => multiply_rows::<2, 1>(product, row, c, c_stride),
+                    _ => multiply_rows::<1, 1>(product, row, c, c_stride),
+                },
             }
-            row += rows;
-        }
+        };
     }
+}
+
+/// `ROWS` rows over all columns, `REGISTERS` registers at a time; returns their number.
+///
+/// # Safety
+/// The product must fit its arrays and `c`, and have the rows.
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn multiply_rows<const ROWS: usize, const REGISTERS: usize>(
+    product: &Product<'_>,
+    row: usize,
+    c: &mut [f32],
+    c_stride: usize,
+) -> usize {
+    for column in (0..product.columns).step_by(REGISTERS * WIDTH) {
+        // SAFETY: the columns are inside the product; the rest is this function's contract.
+        unsafe { multiply_block::<ROWS, REGISTERS>(product, row, column, c, c_stride) };
+    }
+    ROWS
 }
 
 /// # Safety
 /// The product must fit its arrays and `c`, and have the rows and columns.
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn multiply_block<const ROWS: usize>(
+unsafe fn multiply_block<const ROWS: usize, const REGISTERS: usize>(
     product: &Product<'_>,
     row: usize,
     column: usize,
@@ -55,7 +83,7 @@ unsafe fn multiply_block<const ROWS: usize>(
     let Product { depth, a, a_stride, b, b_stride, add, .. } = *product;
     // SAFETY: rows, depth and columns are inside the arrays.
     unsafe {
-        let (a, b) = (a.as_ptr().add(row * a_stride), b.as_ptr().add(column));
+        let a = a.as_ptr().add(row * a_stride);
         let c = c.as_mut_ptr().add(row * c_stride + column);
         let mut sums = [[_mm256_setzero_ps(); REGISTERS]; ROWS];
         if add {
@@ -65,15 +93,29 @@ unsafe fn multiply_block<const ROWS: usize>(
                 }
             }
         }
-        for k in 0..depth {
-            let mut line = [_mm256_setzero_ps(); REGISTERS];
-            for t in 0..REGISTERS {
-                line[t] = _mm256_loadu_ps(b.add(k * b_stride + t * WIDTH));
+        match b {
+            Factor::F32(b) => {
+                let b = b.as_ptr().add(column);
+                for k in 0..depth {
+                    let mut line = [_mm256_setzero_ps(); REGISTERS];
+                    for t in 0..REGISTERS {
+                        line[t] = _mm256_loadu_ps(b.add(k * b_stride + t * WIDTH));
+                    }
+                    add_line(&mut sums, a.add(k), a_stride, line);
+                }
             }
-            for r in 0..ROWS {
-                let factor = _mm256_set1_ps(*a.add(r * a_stride + k));
-                for t in 0..REGISTERS {
-                    sums[r][t] = _mm256_fmadd_ps(factor, line[t], sums[r][t]);
+            Factor::F16 { bits, ahead } => {
+                let bits = bits.as_ptr().add(column);
+                // Prefetching reads nothing, so the address may be anywhere.
+                let ahead = ahead.as_ptr().wrapping_add(column);
+                for k in 0..depth {
+                    let mut line = [_mm256_setzero_ps(); REGISTERS];
+                    for t in 0..REGISTERS {
+                        let bits = bits.add(k * b_stride + t * WIDTH);
+                        line[t] = _mm256_cvtph_ps(_mm_loadu_si128(bits.cast()));
+                    }
+                    _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(k * b_stride).cast());
+                    add_line(&mut sums, a.add(k), a_stride, line);
                 }
             }
         }
@@ -81,6 +123,27 @@ unsafe fn multiply_block<const ROWS: usize>(
             for t in 0..REGISTERS {
                 _mm256_storeu_ps(c.add(r * c_stride + t * WIDTH), sums[r][t]);
             }
+        }
+    }
+}
+
+/// `sums[r] += a[r * a_stride] * line` for all rows.
+///
+/// # Safety
+/// `a` must have the rows.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn add_line<const ROWS: usize, const REGISTERS: usize>(
+    sums: &mut [[__m256; REGISTERS]; ROWS],
+    a: *const f32,
+    a_stride: usize,
+    line: [__m256; REGISTERS],
+) {
+    for r in 0..ROWS {
+        // SAFETY: this function's contract.
+        let factor = _mm256_set1_ps(unsafe { *a.add(r * a_stride) });
+        for t in 0..REGISTERS {
+            sums[r][t] = _mm256_fmadd_ps(factor, line[t], sums[r][t]);
         }
     }
 }

@@ -7,10 +7,16 @@
 
 use std::arch::x86_64::*;
 
-use super::kernels::{LANES, Product, SoftmaxState, Table, exp2};
+use super::kernels::{Factor, LANES, Product, SoftmaxState, Table, block_rows, exp2};
 use super::portable;
 
 pub(super) static TABLE: Table = Table { multiply, softmax, merge, widen, narrow, rotate };
+
+/// Most rows of a block: with four registers of columns each their sums and a line fill the register file.
+const MOST_ROWS: usize = 6;
+
+/// Most rows of a block that widens its factor as it reads it.
+const MOST_F16_ROWS: usize = 8;
 
 #[target_feature(enable = "avx512f,avx2,fma,f16c")]
 unsafe fn multiply(product: &Product<'_>, c: &mut [f32], c_stride: usize) {
@@ -20,10 +26,12 @@ unsafe fn multiply(product: &Product<'_>, c: &mut [f32], c_stride: usize) {
         // SAFETY: the registers are inside the columns; shapes were checked by the caller.
         column += LANES
             * unsafe {
-                match registers {
-                    4.. => multiply_columns::<4>(product, column, c, c_stride),
-                    2.. => multiply_columns::<2>(product, column, c, c_stride),
-                    _ => multiply_columns::<1>(product, column, c, c_stride),
+                match (product.b, registers) {
+                    (Factor::F16 { .. }, 2..) => multiply_f16::<2>(product, column, c, c_stride),
+                    (Factor::F16 { .. }, _) => multiply_f16::<1>(product, column, c, c_stride),
+                    (Factor::F32(_), 4..) => multiply_f32::<4>(product, column, c, c_stride),
+                    (Factor::F32(_), 2..) => multiply_f32::<2>(product, column, c, c_stride),
+                    (Factor::F32(_), _) => multiply_f32::<1>(product, column, c, c_stride),
                 }
             };
     }
@@ -34,7 +42,7 @@ unsafe fn multiply(product: &Product<'_>, c: &mut [f32], c_stride: usize) {
 /// # Safety
 /// The product must fit its arrays and `c`, and have the columns.
 #[target_feature(enable = "avx512f,avx2,fma,f16c")]
-unsafe fn multiply_columns<const REGISTERS: usize>(
+unsafe fn multiply_f32<const REGISTERS: usize>(
     product: &Product<'_>,
     column: usize,
     c: &mut [f32],
@@ -42,12 +50,42 @@ unsafe fn multiply_columns<const REGISTERS: usize>(
 ) -> usize {
     let mut row = 0;
     while row < product.rows {
-        // Blocks of nearly equal size: one of a single row would wait for its own additions.
-        let left = product.rows - row;
-        let rows = left.div_ceil(left.div_ceil(6));
+        let rows = block_rows(product.rows - row, MOST_ROWS);
         // SAFETY: the rows are inside the product; the rest is this function's contract.
         unsafe {
             match rows {
+                6 => multiply_block::<6, REGISTERS>(product, row, column, c, c_stride),
+                5 => multiply_block::<5, REGISTERS>(product, row, column, c, c_stride),
+                4 => multiply_block::<4, REGISTERS>(product, row, column, c, c_stride),
+                3 => multiply_block::<3, REGISTERS>(product, row, column, c, c_stride),
+                2 => multiply_block::<2, REGISTERS>(product, row, column, c, c_stride),
+                _ => multiply_block::<1, REGISTERS>(product, row, column, c, c_stride),
+            }
+        }
+        row += rows;
+    }
+    REGISTERS
+}
+
+/// As [`multiply_f32`], where widening is shared by more rows.
+///
+/// # Safety
+/// As [`multiply_f32`].
+#[target_feature(enable = "avx512f,avx2,fma,f16c")]
+unsafe fn multiply_f16<const REGISTERS: usize>(
+    product: &Product<'_>,
+    column: usize,
+    c: &mut [f32],
+    c_stride: usize,
+) -> usize {
+    let mut row = 0;
+    while row < product.rows {
+        let rows = block_rows(product.rows - row, MOST_F16_ROWS);
+        // SAFETY: the rows are inside the product; the rest is this function's contract.
+        unsafe {
+            match rows {
+                8 => multiply_block::<8, REGISTERS>(product, row, column, c, c_stride),
+                7 => multiply_block::<7, REGISTERS>(product, row, column, c, c_stride),
                 6 => multiply_block::<6, REGISTERS>(product, row, column, c, c_stride),
                 5 => multiply_block::<5, REGISTERS>(product, row, column, c, c_stride),
                 4 => multiply_block::<4, REGISTERS>(product, row, column, c, c_stride),
@@ -74,7 +112,7 @@ unsafe fn multiply_block<const ROWS: usize, const REGISTERS: usize>(
     let Product { depth, a, a_stride, b, b_stride, add, .. } = *product;
     // SAFETY: rows, depth and columns are inside the arrays.
     unsafe {
-        let (a, b) = (a.as_ptr().add(row * a_stride), b.as_ptr().add(column));
+        let a = a.as_ptr().add(row * a_stride);
         let c = c.as_mut_ptr().add(row * c_stride + column);
         let mut sums = [[_mm512_setzero_ps(); REGISTERS]; ROWS];
         if add {
@@ -84,15 +122,29 @@ unsafe fn multiply_block<const ROWS: usize, const REGISTERS: usize>(
                 }
             }
         }
-        for k in 0..depth {
-            let mut line = [_mm512_setzero_ps(); REGISTERS];
-            for t in 0..REGISTERS {
-                line[t] = _mm512_loadu_ps(b.add(k * b_stride + t * LANES));
+        match b {
+            Factor::F32(b) => {
+                let b = b.as_ptr().add(column);
+                for k in 0..depth {
+                    let mut line = [_mm512_setzero_ps(); REGISTERS];
+                    for t in 0..REGISTERS {
+                        line[t] = _mm512_loadu_ps(b.add(k * b_stride + t * LANES));
+                    }
+                    add_line(&mut sums, a.add(k), a_stride, line);
+                }
             }
-            for r in 0..ROWS {
-                let factor = _mm512_set1_ps(*a.add(r * a_stride + k));
-                for t in 0..REGISTERS {
-                    sums[r][t] = _mm512_fmadd_ps(factor, line[t], sums[r][t]);
+            Factor::F16 { bits, ahead } => {
+                let bits = bits.as_ptr().add(column);
+                // Prefetching reads nothing, so the address may be anywhere.
+                let ahead = ahead.as_ptr().wrapping_add(column);
+                for k in 0..depth {
+                    let mut line = [_mm512_setzero_ps(); REGISTERS];
+                    for t in 0..REGISTERS {
+                        let bits = bits.add(k * b_stride + t * LANES);
+                        line[t] = _mm512_cvtph_ps(_mm256_loadu_si256(bits.cast()));
+                    }
+                    _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(k * b_stride).cast());
+                    add_line(&mut sums, a.add(k), a_stride, line);
                 }
             }
         }
@@ -104,20 +156,49 @@ unsafe fn multiply_block<const ROWS: usize, const REGISTERS: usize>(
     }
 }
 
+/// `sums[r] += a[r * a_stride] * line` for all rows.
+///
+/// # Safety
+/// `a` must have the rows.
+#[inline]
+#[target_feature(enable = "avx512f,avx2,fma,f16c")]
+unsafe fn add_line<const ROWS: usize, const REGISTERS: usize>(
+    sums: &mut [[__m512; REGISTERS]; ROWS],
+    a: *const f32,
+    a_stride: usize,
+    line: [__m512; REGISTERS],
+) {
+    for r in 0..ROWS {
+        // SAFETY: this function's contract.
+        let factor = _mm512_set1_ps(unsafe { *a.add(r * a_stride) });
+        for t in 0..REGISTERS {
+            sums[r][t] = _mm512_fmadd_ps(factor, line[t], sums[r][t]);
+        }
+    }
+}
+
 #[target_feature(enable = "avx512f,avx2,fma,f16c")]
 fn softmax(scores: &mut [f32], visible: usize) -> SoftmaxState {
     let (registers, _) = scores.as_chunks_mut::<LANES>();
     let (whole, rest) = registers[..visible.div_ceil(LANES)].split_at_mut(visible / LANES);
     let rest_mask = ((1u32 << (visible % LANES)) - 1) as __mmask16;
 
-    let mut max = _mm512_set1_ps(f32::NEG_INFINITY);
-    for scores in whole.iter() {
-        max = _mm512_max_ps(max, load(scores));
+    // Several running maxima: one would wait for itself.
+    let mut maxima = [_mm512_set1_ps(f32::NEG_INFINITY); 4];
+    let (quads, singles) = whole.as_chunks::<4>();
+    for quad in quads {
+        for i in 0..4 {
+            maxima[i] = _mm512_max_ps(maxima[i], load(&quad[i]));
+        }
+    }
+    for scores in singles {
+        maxima[0] = _mm512_max_ps(maxima[0], load(scores));
     }
     for scores in rest.iter() {
-        max = _mm512_mask_max_ps(max, rest_mask, max, load(scores));
+        maxima[0] = _mm512_mask_max_ps(maxima[0], rest_mask, maxima[0], load(scores));
     }
-    let max = _mm512_reduce_max_ps(max);
+    let [first, second, third, fourth] = maxima;
+    let max = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_max_ps(first, second), _mm512_max_ps(third, fourth)));
 
     let (largest, mut sum) = (_mm512_set1_ps(max), _mm512_setzero_ps());
     for scores in whole {
@@ -139,16 +220,24 @@ fn merge(total: &mut [f32], total_state: &mut SoftmaxState, part: &[f32], part_s
 }
 
 #[target_feature(enable = "avx512f,avx2,fma,f16c")]
-fn widen(from: &[u16], width: usize, to: &mut [f32], to_stride: usize) {
-    for (from, to) in from.chunks_exact(width).zip(to.chunks_mut(to_stride)) {
-        let whole = width / LANES * LANES;
-        let (to, to_rest) = to[..width].split_at_mut(whole);
-        for (from, to) in from.as_chunks::<LANES>().0.iter().zip(to.as_chunks_mut().0) {
-            // SAFETY: `from` has LANES elements.
-            store(to, _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(from.as_ptr().cast()) }));
+unsafe fn widen(from: &[u16], width: usize, to: &mut [f32], to_stride: usize) {
+    let (rows, whole) = (from.len() / width, width / LANES);
+    let (from_start, to_start) = (from.as_ptr(), to.as_mut_ptr());
+    for row in 0..rows {
+        for register in 0..whole {
+            // SAFETY: the register is inside its row, and the rows are inside both arrays.
+            unsafe {
+                let from = from_start.add(row * width + register * LANES).cast();
+                let widened = _mm512_cvtph_ps(_mm256_loadu_si256(from));
+                _mm512_storeu_ps(to_start.add(row * to_stride + register * LANES), widened);
+            }
         }
-        if whole < width {
-            portable::widen(&from[whole..], width - whole, to_rest, width - whole);
+    }
+    if !width.is_multiple_of(LANES) {
+        for row in 0..rows {
+            let columns = whole * LANES..width;
+            let (from, to) = (&from[row * width..][columns.clone()], &mut to[row * to_stride..][columns]);
+            portable::widen(from, from.len(), to, from.len());
         }
     }
 }

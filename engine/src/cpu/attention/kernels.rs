@@ -31,6 +31,30 @@ impl SoftmaxState {
     pub const EMPTY: Self = Self { max: f32::NEG_INFINITY, sum: 0.0 };
 }
 
+/// The right factor of a product.
+#[derive(Clone, Copy, Debug)]
+pub enum Factor<'a> {
+    /// Single precision.
+    F32(&'a [f32]),
+    /// fp16 bits, widened as they are read.
+    F16 {
+        /// The factor.
+        bits: &'a [u16],
+        /// What will be read next: as much of it as is read of `bits`, and from the same places on, is
+        /// fetched into the cache meanwhile.
+        ahead: &'a [u16],
+    },
+}
+
+impl Factor<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Self::F32(values) => values.len(),
+            Self::F16 { bits, .. } => bits.len(),
+        }
+    }
+}
+
 /// Two matrices to be multiplied, both row by row: `a` is `[rows][depth]`, `b` is `[depth][columns]`.
 #[derive(Clone, Copy, Debug)]
 pub struct Product<'a> {
@@ -45,7 +69,7 @@ pub struct Product<'a> {
     /// Elements from one row of `a` to the next.
     pub a_stride: usize,
     /// Right factor.
-    pub b: &'a [f32],
+    pub b: Factor<'a>,
     /// Elements from one row of `b` to the next.
     pub b_stride: usize,
     /// Whether the product is added to what is in the result.
@@ -143,6 +167,13 @@ impl AttentionKernels {
         // SAFETY: a table exists only where its instruction set was detected (`new`).
         unsafe { (self.table.rotate)(head, cos, sin, scale, to) }
     }
+}
+
+/// Rows of the next block of at most `most`, with `left` to do: blocks are nearly equal, since one of a single
+/// row would wait for its own additions.
+#[cfg(target_arch = "x86_64")]
+pub(super) fn block_rows(left: usize, most: usize) -> usize {
+    left.div_ceil(left.div_ceil(most))
 }
 
 /// Constants of `2^x = 2^n * 2^r` with `n` the nearest integer and a polynomial in `r`, |r| <= 1/2, whose

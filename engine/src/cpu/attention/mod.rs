@@ -17,6 +17,8 @@ mod avx512;
 pub mod kernels;
 mod part;
 mod portable;
+#[cfg(test)]
+mod tests;
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -24,7 +26,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub use kernels::AttentionKernels;
 use kernels::SoftmaxState;
-use part::{Aligned, PartScratch, Shape, View};
+use part::{Aligned, Part, PartScratch, Shape, View};
 
 use super::kv_cache::HeadWriter;
 pub use super::kv_cache::KvCache;
@@ -351,7 +353,8 @@ impl Attention {
     ) {
         let blocks = &layer.plan.sequences[unit.sequence].block_table[chunk * CHUNK / BLOCK_SIZE..];
         let block = |i: usize| layer.cache.head(layer.index, blocks[i], head);
-        part::attend(self.kernels, self.shape, unit.view(chunk), block, queries, scratch, sums, states);
+        let part = Part { kernels: self.kernels, shape: self.shape, view: unit.view(chunk), block, queries };
+        part.attend(scratch, sums, states);
     }
 
     /// Adds the part of every row that sees the chunk.

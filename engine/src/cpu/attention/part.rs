@@ -1,8 +1,17 @@
 //! One part: some queries of one key/value head over one chunk of positions.
 
-use super::kernels::{AttentionKernels, LANES, Product, SoftmaxState};
+use std::ops::Range;
+
+use super::kernels::{AttentionKernels, Factor, LANES, Product, SoftmaxState};
 use super::{CHUNK, PANEL};
 use crate::step_plan::BLOCK_SIZE;
+
+/// With no more queries than this, keys and values are widened as they are read: storing them first would
+/// cost more than it saves.
+const MOST_DIRECT_QUERIES: usize = 16;
+
+/// How far ahead of the block that is being read blocks are fetched: some hundred nanoseconds.
+const BLOCKS_AHEAD: usize = 2;
 
 /// A model's heads.
 #[derive(Clone, Copy, Debug)]
@@ -69,78 +78,141 @@ impl PartScratch {
     }
 }
 
-/// Fills `sums` (`[queries][padded_dim]`) and `states` (`[queries]`) of every row that sees the chunk; the
-/// others' are left alone. `block(i)` is the `i`-th block of the chunk: keys and values in fp16.
-///
-/// No hidden slot has an influence: it may hold anything, even what is not a number.
-pub(super) fn attend<'a>(
-    kernels: AttentionKernels,
-    shape: Shape,
-    view: View,
-    block: impl Fn(usize) -> (&'a [u16], &'a [u16]),
-    queries: &[f32],
-    scratch: &mut PartScratch,
-    sums: &mut [f32],
-    states: &mut [SoftmaxState],
-) {
-    let (group, padded_dim) = (shape.group, shape.padded_dim());
-    let (panel, scores) = (scratch.panel.as_mut_slice(), scratch.scores.as_mut_slice());
-    let (first_row, end) = (view.first_row(0), view.seen(view.rows - 1, 0));
+/// What a part is computed from.
+pub(super) struct Part<'a, B> {
+    pub(super) kernels: AttentionKernels,
+    pub(super) shape: Shape,
+    pub(super) view: View,
+    /// `block(i)` is the `i`-th block of the chunk: keys and values in fp16.
+    pub(super) block: B,
+    /// `[rows][group][head_dim]`.
+    pub(super) queries: &'a [f32],
+}
 
-    for offset in (0..end).step_by(PANEL) {
-        let blocks = PANEL.min(end - offset).div_ceil(BLOCK_SIZE);
-        for b in 0..blocks {
-            let (keys, _) = block(offset / BLOCK_SIZE + b);
-            kernels.widen(keys, BLOCK_SIZE, &mut panel[b * BLOCK_SIZE..], PANEL);
+impl<'a, B: Fn(usize) -> (&'a [u16], &'a [u16])> Part<'a, B> {
+    /// Fills `sums` (`[queries][padded_dim]`) and `states` (`[queries]`) of every row that sees the chunk; the
+    /// others' are left alone.
+    ///
+    /// No hidden slot has an influence: it may hold anything, even what is not a number.
+    pub(super) fn attend(&self, scratch: &mut PartScratch, sums: &mut [f32], states: &mut [SoftmaxState]) {
+        let Shape { group, head_dim, .. } = self.shape;
+        let (view, padded_dim) = (self.view, self.shape.padded_dim());
+        let PartScratch { panel, scores } = scratch;
+        let (panel, scores) = (panel.as_mut_slice(), scores.as_mut_slice());
+        let direct = view.rows * group <= MOST_DIRECT_QUERIES && head_dim == padded_dim;
+        if direct {
+            self.score_blocks(scores);
+        } else {
+            self.score_panels(panel, scores);
         }
-        let first_row = view.first_row(offset);
+        let first_row = view.first_row(0);
+        for row in first_row..view.rows {
+            for query in row * group..(row + 1) * group {
+                let scores = &mut scores[query * CHUNK..][..CHUNK];
+                states[query] = self.kernels.softmax(scores, view.seen(row, 0));
+            }
+        }
+        sums[first_row * group * padded_dim..view.rows * group * padded_dim].fill(0.0);
+        if direct {
+            self.add_blocks(scores, sums);
+        } else {
+            self.add_panels(panel, scores, sums);
+        }
+    }
+
+    /// Positions of the chunk that the last row sees.
+    fn end(&self) -> usize {
+        self.view.seen(self.view.rows - 1, 0)
+    }
+
+    /// Scores straight from the cache, a block at a time.
+    fn score_blocks(&self, scores: &mut [f32]) {
+        let blocks = self.end().div_ceil(BLOCK_SIZE);
+        for b in 0..blocks {
+            let ahead = match b + BLOCKS_AHEAD {
+                next if next < blocks => (self.block)(next).0,
+                // The values come after the keys.
+                next => (self.block)((next - blocks).min(blocks - 1)).1,
+            };
+            let keys = Factor::F16 { bits: (self.block)(b).0, ahead };
+            self.score(keys, BLOCK_SIZE, b * BLOCK_SIZE, BLOCK_SIZE, scores);
+        }
+    }
+
+    /// Scores from widened keys, a panel at a time.
+    fn score_panels(&self, panel: &mut [f32], scores: &mut [f32]) {
+        for offset in (0..self.end()).step_by(PANEL) {
+            let blocks = PANEL.min(self.end() - offset).div_ceil(BLOCK_SIZE);
+            for b in 0..blocks {
+                let (keys, _) = (self.block)(offset / BLOCK_SIZE + b);
+                self.kernels.widen(keys, BLOCK_SIZE, &mut panel[b * BLOCK_SIZE..], PANEL);
+            }
+            self.score(Factor::F32(panel), PANEL, offset, blocks * BLOCK_SIZE, scores);
+        }
+    }
+
+    /// Scores of `positions` positions from `offset` on, for the rows that see some of them.
+    fn score(&self, keys: Factor<'_>, stride: usize, offset: usize, positions: usize, scores: &mut [f32]) {
+        let Shape { group, head_dim, .. } = self.shape;
+        let first_row = self.view.first_row(offset);
         let product = Product {
-            rows: (view.rows - first_row) * group,
-            depth: shape.head_dim,
-            columns: blocks * BLOCK_SIZE,
-            a: &queries[first_row * shape.group_width()..],
-            a_stride: shape.head_dim,
-            b: panel,
-            b_stride: PANEL,
+            rows: (self.view.rows - first_row) * group,
+            depth: head_dim,
+            columns: positions,
+            a: &self.queries[first_row * group * head_dim..],
+            a_stride: head_dim,
+            b: keys,
+            b_stride: stride,
             add: false,
         };
-        kernels.multiply(&product, &mut scores[first_row * group * CHUNK + offset..], CHUNK);
+        self.kernels.multiply(&product, &mut scores[first_row * group * CHUNK + offset..], CHUNK);
     }
 
-    for row in first_row..view.rows {
-        for query in row * group..(row + 1) * group {
-            states[query] = kernels.softmax(&mut scores[query * CHUNK..][..CHUNK], view.seen(row, 0));
+    /// Weighted values straight from the cache, a block at a time.
+    fn add_blocks(&self, weights: &[f32], sums: &mut [f32]) {
+        let blocks = self.end().div_ceil(BLOCK_SIZE);
+        for b in 0..blocks {
+            let (_, ahead) = (self.block)((b + BLOCKS_AHEAD).min(blocks - 1));
+            let values = Factor::F16 { bits: (self.block)(b).1, ahead };
+            self.add(values, b * BLOCK_SIZE, BLOCK_SIZE, weights, sums);
         }
     }
 
-    sums[first_row * group * padded_dim..view.rows * group * padded_dim].fill(0.0);
-    for offset in (0..end).step_by(PANEL) {
-        for b in 0..PANEL.min(end - offset).div_ceil(BLOCK_SIZE) {
-            let (_, values) = block(offset / BLOCK_SIZE + b);
-            let to = &mut panel[b * BLOCK_SIZE * padded_dim..];
-            kernels.widen(values, shape.head_dim, to, padded_dim);
+    /// Weighted values, widened a panel at a time.
+    fn add_panels(&self, panel: &mut [f32], weights: &[f32], sums: &mut [f32]) {
+        let (head_dim, padded_dim) = (self.shape.head_dim, self.shape.padded_dim());
+        for offset in (0..self.end()).step_by(PANEL) {
+            for b in 0..PANEL.min(self.end() - offset).div_ceil(BLOCK_SIZE) {
+                let (_, values) = (self.block)(offset / BLOCK_SIZE + b);
+                self.kernels.widen(values, head_dim, &mut panel[b * BLOCK_SIZE * padded_dim..], padded_dim);
+            }
+            self.add(Factor::F32(panel), offset, PANEL, weights, sums);
         }
-        let mut add = |row: usize, rows: usize, depth: usize| {
+    }
+
+    /// Adds the values of `positions` positions from `offset` on. Rows that see some of them only stop at their
+    /// last: a hidden value times a weight of zero could still be NaN.
+    fn add(&self, values: Factor<'_>, offset: usize, positions: usize, weights: &[f32], sums: &mut [f32]) {
+        let (group, padded_dim, view) = (self.shape.group, self.shape.padded_dim(), self.view);
+        let mut add_rows = |rows: Range<usize>, depth: usize| {
             let product = Product {
-                rows: rows * group,
+                rows: rows.len() * group,
                 depth,
                 columns: padded_dim,
-                a: &scores[row * group * CHUNK + offset..],
+                a: &weights[rows.start * group * CHUNK + offset..],
                 a_stride: CHUNK,
-                b: panel,
+                b: values,
                 b_stride: padded_dim,
                 add: true,
             };
-            kernels.multiply(&product, &mut sums[row * group * padded_dim..], padded_dim);
+            self.kernels.multiply(&product, &mut sums[rows.start * group * padded_dim..], padded_dim);
         };
-        // Rows that see a part of the panel stop at their own last position: a hidden value times a
-        // weight of zero could still be NaN.
-        let first_whole = view.first_row(offset + PANEL - 1).min(view.rows);
+        let first_whole = view.first_row(offset + positions - 1).min(view.rows);
         for row in view.first_row(offset)..first_whole {
-            add(row, 1, view.seen(row, offset));
+            add_rows(row..row + 1, view.seen(row, offset));
         }
         if first_whole < view.rows {
-            add(first_whole, view.rows - first_whole, PANEL);
+            add_rows(first_whole..view.rows, positions);
         }
     }
 }

@@ -2,12 +2,27 @@
 
 use half::f16;
 
-use super::kernels::{LANES, Product, SoftmaxState, Table, exp2};
+use super::kernels::{Factor, LANES, Product, SoftmaxState, Table, exp2};
 
 pub(super) static TABLE: Table = Table { multiply, softmax, merge, widen, narrow, rotate };
 
 fn multiply(product: &Product<'_>, c: &mut [f32], c_stride: usize) {
-    let Product { rows, depth, columns, a, a_stride, b, b_stride, add } = *product;
+    match product.b {
+        Factor::F32(b) => multiply_with(product, b, |value| value, c, c_stride),
+        Factor::F16 { bits, .. } => {
+            multiply_with(product, bits, |bits| f16::from_bits(bits).to_f32(), c, c_stride);
+        }
+    }
+}
+
+fn multiply_with<T: Copy>(
+    product: &Product<'_>,
+    b: &[T],
+    widen: impl Fn(T) -> f32,
+    c: &mut [f32],
+    c_stride: usize,
+) {
+    let Product { rows, depth, columns, a, a_stride, b_stride, add, .. } = *product;
     for (row, c) in c.chunks_mut(c_stride).take(rows).enumerate() {
         let c = &mut c[..columns];
         if !add {
@@ -15,7 +30,7 @@ fn multiply(product: &Product<'_>, c: &mut [f32], c_stride: usize) {
         }
         for (a, b) in a[row * a_stride..][..depth].iter().zip(b.chunks(b_stride)) {
             for (c, b) in c.iter_mut().zip(b) {
-                *c += a * b;
+                *c += a * widen(*b);
             }
         }
     }
