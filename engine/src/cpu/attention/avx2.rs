@@ -7,7 +7,7 @@
 
 use std::arch::x86_64::*;
 
-use super::kernels::{Factor, LANES, Product, SoftmaxState, Table, block_rows, exp2};
+use super::kernels::{Factor, LANES, LINE, Product, SoftmaxState, Table, block_rows, exp2};
 use super::portable;
 
 pub(super) static TABLE: Table = Table { multiply, softmax, merge, widen, narrow, rotate };
@@ -29,7 +29,7 @@ unsafe fn multiply(product: &Product<'_>, c: &mut [f32], c_stride: usize) {
         // SAFETY: the rows are inside the product; shapes were checked by the caller.
         row += unsafe {
             match product.b {
-                Factor::F32(_) => match block_rows(left, MOST_ROWS) {
+                Factor::F32 { .. } => match block_rows(left, MOST_ROWS) {
                     6 => multiply_rows::<6, 2>(product, row, c, c_stride),
                     5 => multiply_rows::<5, 2>(product, row, c, c_stride),
                     4 => multiply_rows::<4, 2>(product, row, c, c_stride),
@@ -94,19 +94,22 @@ unsafe fn multiply_block<const ROWS: usize, const REGISTERS: usize>(
             }
         }
         match b {
-            Factor::F32(b) => {
-                let b = b.as_ptr().add(column);
+            Factor::F32 { values, ahead } => {
+                let values = values.as_ptr().add(column);
+                // The first block fetches; the others go over the same lines of the processor's first cache.
+                // Prefetching reads nothing, so the address may be anywhere.
+                let (ahead, line_step) = if row == 0 { (ahead.as_ptr(), LINE) } else { (values.cast(), 0) };
                 for k in 0..depth {
                     let mut line = [_mm256_setzero_ps(); REGISTERS];
                     for t in 0..REGISTERS {
-                        line[t] = _mm256_loadu_ps(b.add(k * b_stride + t * WIDTH));
+                        line[t] = _mm256_loadu_ps(values.add(k * b_stride + t * WIDTH));
                     }
+                    _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(k * line_step).cast());
                     add_line(&mut sums, a.add(k), a_stride, line);
                 }
             }
             Factor::F16 { bits, ahead } => {
                 let bits = bits.as_ptr().add(column);
-                // Prefetching reads nothing, so the address may be anywhere.
                 let ahead = ahead.as_ptr().wrapping_add(column);
                 for k in 0..depth {
                     let mut line = [_mm256_setzero_ps(); REGISTERS];

@@ -7,7 +7,7 @@
 
 use std::arch::x86_64::*;
 
-use super::kernels::{Factor, LANES, Product, SoftmaxState, Table, block_rows, exp2};
+use super::kernels::{Factor, LANES, LINE, Product, SoftmaxState, Table, block_rows, exp2};
 use super::portable;
 
 pub(super) static TABLE: Table = Table { multiply, softmax, merge, widen, narrow, rotate };
@@ -29,9 +29,9 @@ unsafe fn multiply(product: &Product<'_>, c: &mut [f32], c_stride: usize) {
                 match (product.b, registers) {
                     (Factor::F16 { .. }, 2..) => multiply_f16::<2>(product, column, c, c_stride),
                     (Factor::F16 { .. }, _) => multiply_f16::<1>(product, column, c, c_stride),
-                    (Factor::F32(_), 4..) => multiply_f32::<4>(product, column, c, c_stride),
-                    (Factor::F32(_), 2..) => multiply_f32::<2>(product, column, c, c_stride),
-                    (Factor::F32(_), _) => multiply_f32::<1>(product, column, c, c_stride),
+                    (Factor::F32 { .. }, 4..) => multiply_f32::<4>(product, column, c, c_stride),
+                    (Factor::F32 { .. }, 2..) => multiply_f32::<2>(product, column, c, c_stride),
+                    (Factor::F32 { .. }, _) => multiply_f32::<1>(product, column, c, c_stride),
                 }
             };
     }
@@ -123,19 +123,22 @@ unsafe fn multiply_block<const ROWS: usize, const REGISTERS: usize>(
             }
         }
         match b {
-            Factor::F32(b) => {
-                let b = b.as_ptr().add(column);
+            Factor::F32 { values, ahead } => {
+                let values = values.as_ptr().add(column);
+                // The first block fetches; the others go over the same lines of the processor's first cache.
+                // Prefetching reads nothing, so the address may be anywhere.
+                let (ahead, line_step) = if row == 0 { (ahead.as_ptr(), LINE) } else { (values.cast(), 0) };
                 for k in 0..depth {
                     let mut line = [_mm512_setzero_ps(); REGISTERS];
                     for t in 0..REGISTERS {
-                        line[t] = _mm512_loadu_ps(b.add(k * b_stride + t * LANES));
+                        line[t] = _mm512_loadu_ps(values.add(k * b_stride + t * LANES));
                     }
+                    _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(k * line_step).cast());
                     add_line(&mut sums, a.add(k), a_stride, line);
                 }
             }
             Factor::F16 { bits, ahead } => {
                 let bits = bits.as_ptr().add(column);
-                // Prefetching reads nothing, so the address may be anywhere.
                 let ahead = ahead.as_ptr().wrapping_add(column);
                 for k in 0..depth {
                     let mut line = [_mm512_setzero_ps(); REGISTERS];

@@ -14,6 +14,10 @@ use super::avx512;
 use super::portable;
 use crate::cpu::kernels::Isa;
 
+/// fp16 numbers in one cache line.
+#[cfg(target_arch = "x86_64")]
+pub(super) const LINE: usize = 32;
+
 /// Elements that the kernels handle together; widths of products are multiples of it.
 pub const LANES: usize = 16;
 
@@ -35,13 +39,17 @@ impl SoftmaxState {
 #[derive(Clone, Copy, Debug)]
 pub enum Factor<'a> {
     /// Single precision.
-    F32(&'a [f32]),
+    F32 {
+        /// The factor.
+        values: &'a [f32],
+        /// What will be read later: a cache line of it is fetched for each row of `values`.
+        ahead: &'a [u16],
+    },
     /// fp16 bits, widened as they are read.
     F16 {
         /// The factor.
         bits: &'a [u16],
-        /// What will be read next: as much of it as is read of `bits`, and from the same places on, is
-        /// fetched into the cache meanwhile.
+        /// What will be read next: it is fetched from the same places on as `bits` is read.
         ahead: &'a [u16],
     },
 }
@@ -49,7 +57,7 @@ pub enum Factor<'a> {
 impl Factor<'_> {
     fn len(&self) -> usize {
         match self {
-            Self::F32(values) => values.len(),
+            Self::F32 { values, .. } => values.len(),
             Self::F16 { bits, .. } => bits.len(),
         }
     }

@@ -39,8 +39,7 @@ use crate::step_plan::{BLOCK_SIZE, StepPlan};
 /// Positions of one part.
 const CHUNK: usize = 256;
 
-/// Positions whose keys or values are widened at a time: with a head of 64 they fill a third of a
-/// first-level cache.
+/// Positions whose keys are widened at a time: as many as the kernels score at a time.
 const PANEL: usize = 64;
 
 /// Queries of one unit: rows times the query heads of one key/value head.
@@ -55,7 +54,7 @@ const MOST_PART_ELEMENTS: usize = 4 << 20;
 /// Fewer rows are appended to the cache by one thread before another has started.
 const ROWS_WORTH_A_REGION: usize = 16;
 
-const _: () = assert!(CHUNK.is_multiple_of(PANEL) && PANEL.is_multiple_of(BLOCK_SIZE));
+const _: () = assert!(CHUNK.is_multiple_of(2 * PANEL) && PANEL.is_multiple_of(BLOCK_SIZE));
 const _: () = assert!(BLOCK_SIZE == kernels::LANES);
 
 /// Attention of one model; keeps working memory between steps.

@@ -10,6 +10,9 @@ use crate::step_plan::BLOCK_SIZE;
 /// cost more than it saves.
 const MOST_DIRECT_QUERIES: usize = 16;
 
+/// Queries that the kernels take at a time from widened keys; quarters of a unit are multiples of it.
+const QUERIES_AT_A_TIME: usize = 6;
+
 /// How far ahead of the block that is being read blocks are fetched: some hundred nanoseconds.
 const BLOCKS_AHEAD: usize = 2;
 
@@ -26,6 +29,11 @@ impl Shape {
     /// `head_dim` as the kernels need it: a multiple of [`LANES`].
     pub(super) fn padded_dim(self) -> usize {
         self.head_dim.next_multiple_of(LANES)
+    }
+
+    /// Positions whose values are widened at a time: as many as leave room in a first-level cache.
+    pub(super) fn value_panel(self) -> usize {
+        if self.padded_dim() <= 64 { 2 * PANEL } else { PANEL }
     }
 
     /// Columns of the query heads of one key/value head.
@@ -66,7 +74,7 @@ impl View {
 
 /// Working memory for parts.
 pub(super) struct PartScratch {
-    /// A panel of keys `[head_dim][PANEL]` or of values `[PANEL][padded_dim]`.
+    /// A panel of keys `[head_dim][PANEL]` or of values `[value_panel][padded_dim]`.
     panel: Aligned,
     /// Scores, then weights, `[queries][CHUNK]`.
     scores: Aligned,
@@ -74,7 +82,10 @@ pub(super) struct PartScratch {
 
 impl PartScratch {
     pub(super) fn new(shape: Shape, queries: usize) -> Self {
-        Self { panel: Aligned::new(PANEL * shape.padded_dim()), scores: Aligned::new(queries * CHUNK) }
+        Self {
+            panel: Aligned::new(shape.value_panel() * shape.padded_dim()),
+            scores: Aligned::new(queries * CHUNK),
+        }
     }
 }
 
@@ -112,7 +123,6 @@ impl<'a, B: Fn(usize) -> (&'a [u16], &'a [u16])> Part<'a, B> {
                 states[query] = self.kernels.softmax(scores, view.seen(row, 0));
             }
         }
-        sums[first_row * group * padded_dim..view.rows * group * padded_dim].fill(0.0);
         if direct {
             self.add_blocks(scores, sums);
         } else {
@@ -135,7 +145,9 @@ impl<'a, B: Fn(usize) -> (&'a [u16], &'a [u16])> Part<'a, B> {
                 next => (self.block)((next - blocks).min(blocks - 1)).1,
             };
             let keys = Factor::F16 { bits: (self.block)(b).0, ahead };
-            self.score(keys, BLOCK_SIZE, b * BLOCK_SIZE, BLOCK_SIZE, scores);
+            let group = self.shape.group;
+            let queries = self.view.first_row(b * BLOCK_SIZE) * group..self.view.rows * group;
+            self.score(keys, BLOCK_SIZE, queries, b * BLOCK_SIZE, BLOCK_SIZE, scores);
         }
     }
 
@@ -147,25 +159,41 @@ impl<'a, B: Fn(usize) -> (&'a [u16], &'a [u16])> Part<'a, B> {
                 let (keys, _) = (self.block)(offset / BLOCK_SIZE + b);
                 self.kernels.widen(keys, BLOCK_SIZE, &mut panel[b * BLOCK_SIZE..], PANEL);
             }
-            self.score(Factor::F32(panel), PANEL, offset, blocks * BLOCK_SIZE, scores);
+            // Each quarter of the queries fetches one block of the next panel, values included.
+            let queries = self.view.first_row(offset) * self.shape.group..self.view.rows * self.shape.group;
+            let quarter = queries.len().div_ceil(PANEL / BLOCK_SIZE).next_multiple_of(QUERIES_AT_A_TIME);
+            for (b, first) in queries.clone().step_by(quarter).enumerate() {
+                let next = (offset + PANEL) / BLOCK_SIZE + b;
+                let (ahead, _) = (self.block)(next.min((self.end() - 1) / BLOCK_SIZE));
+                let keys = Factor::F32 { values: panel, ahead };
+                let queries = first..queries.end.min(first + quarter);
+                self.score(keys, PANEL, queries, offset, blocks * BLOCK_SIZE, scores);
+            }
         }
     }
 
-    /// Scores of `positions` positions from `offset` on, for the rows that see some of them.
-    fn score(&self, keys: Factor<'_>, stride: usize, offset: usize, positions: usize, scores: &mut [f32]) {
-        let Shape { group, head_dim, .. } = self.shape;
-        let first_row = self.view.first_row(offset);
+    /// Scores of some queries with `positions` positions from `offset` on.
+    fn score(
+        &self,
+        keys: Factor<'_>,
+        stride: usize,
+        queries: Range<usize>,
+        offset: usize,
+        positions: usize,
+        scores: &mut [f32],
+    ) {
+        let head_dim = self.shape.head_dim;
         let product = Product {
-            rows: (self.view.rows - first_row) * group,
+            rows: queries.len(),
             depth: head_dim,
             columns: positions,
-            a: &self.queries[first_row * group * head_dim..],
+            a: &self.queries[queries.start * head_dim..],
             a_stride: head_dim,
             b: keys,
             b_stride: stride,
             add: false,
         };
-        self.kernels.multiply(&product, &mut scores[first_row * group * CHUNK + offset..], CHUNK);
+        self.kernels.multiply(&product, &mut scores[queries.start * CHUNK + offset..], CHUNK);
     }
 
     /// Weighted values straight from the cache, a block at a time.
@@ -181,12 +209,13 @@ impl<'a, B: Fn(usize) -> (&'a [u16], &'a [u16])> Part<'a, B> {
     /// Weighted values, widened a panel at a time.
     fn add_panels(&self, panel: &mut [f32], weights: &[f32], sums: &mut [f32]) {
         let (head_dim, padded_dim) = (self.shape.head_dim, self.shape.padded_dim());
-        for offset in (0..self.end()).step_by(PANEL) {
-            for b in 0..PANEL.min(self.end() - offset).div_ceil(BLOCK_SIZE) {
+        let positions = self.shape.value_panel();
+        for offset in (0..self.end()).step_by(positions) {
+            for b in 0..positions.min(self.end() - offset).div_ceil(BLOCK_SIZE) {
                 let (_, values) = (self.block)(offset / BLOCK_SIZE + b);
                 self.kernels.widen(values, head_dim, &mut panel[b * BLOCK_SIZE * padded_dim..], padded_dim);
             }
-            self.add(Factor::F32(panel), offset, PANEL, weights, sums);
+            self.add(Factor::F32 { values: panel, ahead: &[] }, offset, positions, weights, sums);
         }
     }
 
@@ -203,7 +232,8 @@ impl<'a, B: Fn(usize) -> (&'a [u16], &'a [u16])> Part<'a, B> {
                 a_stride: CHUNK,
                 b: values,
                 b_stride: padded_dim,
-                add: true,
+                // Whoever sees the chunk sees its beginning.
+                add: offset > 0,
             };
             self.kernels.multiply(&product, &mut sums[rows.start * group * padded_dim..], padded_dim);
         };

@@ -8,7 +8,7 @@ pub(super) static TABLE: Table = Table { multiply, softmax, merge, widen, narrow
 
 fn multiply(product: &Product<'_>, c: &mut [f32], c_stride: usize) {
     match product.b {
-        Factor::F32(b) => multiply_with(product, b, |value| value, c, c_stride),
+        Factor::F32 { values, .. } => multiply_with(product, values, |value| value, c, c_stride),
         Factor::F16 { bits, .. } => {
             multiply_with(product, bits, |bits| f16::from_bits(bits).to_f32(), c, c_stride);
         }

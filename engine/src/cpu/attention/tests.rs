@@ -69,13 +69,13 @@ fn products_agree_and_do_not_depend_on_the_other_rows() {
                     kernels.multiply(&product, &mut c, c_stride);
                     c
                 };
-                let expected = run(portable(), Factor::F32(&b), 0, rows);
+                let expected = run(portable(), Factor::F32 { values: &b, ahead: &bits }, 0, rows);
                 for (isa, kernels) in all() {
-                    let found = run(kernels, Factor::F32(&b), 0, rows);
+                    let found = run(kernels, Factor::F32 { values: &b, ahead: &bits }, 0, rows);
                     let widened = run(kernels, Factor::F16 { bits: &bits, ahead: &bits }, 0, rows);
                     assert!(found == widened, "{isa:?}: reading fp16 changed a result");
                     for row in 0..rows {
-                        let alone = run(kernels, Factor::F32(&b), row, 1);
+                        let alone = run(kernels, Factor::F32 { values: &b, ahead: &bits }, row, 1);
                         for column in 0..c_stride {
                             let at = row * c_stride + column;
                             assert_eq!(alone[column].to_bits(), found[at].to_bits(), "{isa:?}: row {row}");
