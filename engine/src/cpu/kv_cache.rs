@@ -1,24 +1,20 @@
 //! Paged keys and values in fp16.
 //!
-//! One block holds [`BLOCK_SIZE`] positions of one sequence, for all layers. Within a layer, block and
-//! head: keys `[head_dim][16]` (transposed: the attention kernel scores sixteen positions at once),
-//! then values `[16][head_dim]`.
+//! One block holds [`BLOCK_SIZE`] positions of one sequence, for all layers. Within a layer, head and
+//! block: keys `[head_dim][16]` (transposed: the attention kernel scores sixteen positions at once),
+//! then values `[16][head_dim]`. Blocks of one head follow each other: a sequence mostly has ascending
+//! blocks, and the processor reads ahead.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ptr::NonNull;
 
-use half::f16;
-
-use super::kernels::TILE;
+use super::linear::DisjointRows;
 use crate::backend::BackendError;
 use crate::config::ModelConfig;
 use crate::step_plan::{BLOCK_SIZE, BlockId};
 
-// The attention kernel treats a block as one tile of scores.
-const _: () = assert!(BLOCK_SIZE == TILE);
-
 /// All layers' blocks.
-pub(super) struct KvCache {
+pub struct KvCache {
     layers: usize,
     heads: usize,
     head_dim: usize,
@@ -28,7 +24,7 @@ pub(super) struct KvCache {
 
 impl KvCache {
     /// A cache of `blocks` blocks. The memory is taken from the system as blocks are first written.
-    pub(super) fn new(config: &ModelConfig, blocks: usize) -> Result<Self, BackendError> {
+    pub fn new(config: &ModelConfig, blocks: usize) -> Result<Self, BackendError> {
         let bytes_per_block = Self::block_bytes(config);
         let out_of_memory = |detail: &str| BackendError::OutOfMemory {
             wanted_mb: bytes_per_block.saturating_mul(blocks) >> 20,
@@ -62,35 +58,55 @@ impl KvCache {
         self.storage.as_slice()[self.offset(layer, block, head)..][..2 * len].split_at(len)
     }
 
-    /// Writes one head's key and value at `slot` of a block. What fp16 cannot hold is clamped to its
-    /// largest number: an infinite key would turn a whole sequence into NaN.
-    pub(super) fn write(
-        &mut self,
-        [layer, head]: [usize; 2],
-        block: BlockId,
-        slot: usize,
-        key: &[f32],
-        value: &[f32],
-    ) {
-        let len = BLOCK_SIZE * self.head_dim;
-        let offset = self.offset(layer, block, head);
-        let (keys, values) = self.storage.as_mut_slice()[offset..][..2 * len].split_at_mut(len);
-        for (keys, key) in keys.chunks_exact_mut(BLOCK_SIZE).zip(key) {
-            keys[slot] = to_f16_bits(*key);
-        }
-        for (to, value) in values[slot * self.head_dim..].iter_mut().zip(value) {
-            *to = to_f16_bits(*value);
-        }
+    /// A layer's storage as one row per head, so that heads can be written at the same time; each row
+    /// is for [`HeadWriter::new`].
+    pub(super) fn layer_heads(&mut self, layer: usize) -> DisjointRows<'_, u16> {
+        assert!(layer < self.layers);
+        let per_head = self.blocks * self.block_len();
+        let per_layer = self.heads * per_head;
+        DisjointRows::new(&mut self.storage.as_mut_slice()[layer * per_layer..][..per_layer], per_head)
+    }
+
+    /// Fills every slot, as a reused block may hold anything.
+    #[cfg(test)]
+    pub(super) fn fill(&mut self, value: half::f16) {
+        self.storage.as_mut_slice().fill(value.to_bits());
+    }
+
+    /// Elements of one head's share of a block.
+    fn block_len(&self) -> usize {
+        2 * BLOCK_SIZE * self.head_dim
     }
 
     fn offset(&self, layer: usize, block: BlockId, head: usize) -> usize {
         assert!(layer < self.layers && (block as usize) < self.blocks && head < self.heads);
-        ((layer * self.blocks + block as usize) * self.heads + head) * 2 * BLOCK_SIZE * self.head_dim
+        ((layer * self.heads + head) * self.blocks + block as usize) * self.block_len()
     }
 }
 
-fn to_f16_bits(value: f32) -> u16 {
-    f16::from_f32(value.clamp(f16::MIN.to_f32(), f16::MAX.to_f32())).to_bits()
+/// Writes keys and values of one head of one layer.
+pub(super) struct HeadWriter<'a> {
+    head_dim: usize,
+    storage: &'a mut [u16],
+}
+
+impl<'a> HeadWriter<'a> {
+    /// `storage` is the head's row of [`KvCache::layer_heads`].
+    pub(super) fn new(storage: &'a mut [u16], head_dim: usize) -> Self {
+        Self { head_dim, storage }
+    }
+
+    /// Writes a key and a value, as fp16 bits, at `slot` of a block.
+    pub(super) fn write(&mut self, block: BlockId, slot: usize, key: &[u16], value: &[u16]) {
+        assert!(slot < BLOCK_SIZE && key.len() == self.head_dim && value.len() == self.head_dim);
+        let len = BLOCK_SIZE * self.head_dim;
+        let block = &mut self.storage[block as usize * 2 * len..][..2 * len];
+        let (keys, values) = block.split_at_mut(len);
+        for (keys, key) in keys.chunks_exact_mut(BLOCK_SIZE).zip(key) {
+            keys[slot] = *key;
+        }
+        values[slot * self.head_dim..][..self.head_dim].copy_from_slice(value);
+    }
 }
 
 /// An array of zeros that the system provides page by page, and that may fail to be had: `vec!` would

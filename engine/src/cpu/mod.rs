@@ -7,7 +7,7 @@
 //! a prompt was chunked, whether its blocks were cached, or how many threads ran it. (They do differ
 //! between instruction sets, by rounding.)
 
-mod attention;
+pub mod attention;
 pub mod kernels;
 mod kv_cache;
 mod linear;
@@ -20,12 +20,11 @@ mod weights;
 use std::slice;
 use std::sync::Arc;
 
-use attention::Attention;
+use attention::{Attention, AttentionKernels};
 pub use kernels::Isa;
 use kernels::{Digits, Kernels};
 use kv_cache::KvCache;
 use linear::{Activations, Disjoint, Write};
-use rotary::Rotary;
 use threads::ThreadPool;
 use vocabulary::TwoPlanes;
 use weights::{DenseMatrix, GateUp, Linear, Matrix};
@@ -74,7 +73,6 @@ pub struct CpuBackend {
     model: Model,
     cache: Option<KvCache>,
     attention: Attention,
-    rotary: Rotary,
     buffers: Buffers,
 }
 
@@ -117,8 +115,6 @@ struct Buffers {
     qkv: Vec<f32>,
     /// `[rows][query heads * head_dim]`.
     attended: Vec<f32>,
-    /// One rotated key.
-    key: Vec<f32>,
     /// Inputs of the layers that read the residual stream.
     normed: Activations,
     /// Input of the attention's output layer.
@@ -140,6 +136,7 @@ impl CpuBackend {
         let config = checkpoint.config().clone();
         let isa = options.isa.unwrap_or_else(Isa::best);
         let kernels = Kernels::new(isa).ok_or(CpuError::NoSuchIsa(isa.name()))?;
+        let attention_kernels = AttentionKernels::new(isa).ok_or(CpuError::NoSuchIsa(isa.name()))?;
         let threads = options.threads.unwrap_or_else(threads::default_threads).max(1);
         let mut pool = ThreadPool::new(threads).map_err(|detail| CpuError::Threads { threads, detail })?;
         let model = Model::load(checkpoint, &mut pool, options.exact)?;
@@ -152,7 +149,6 @@ impl CpuBackend {
             hidden: Vec::new(),
             qkv: Vec::new(),
             attended: Vec::new(),
-            key: vec![0.0; config.head_dim],
             normed: activations(
                 config.hidden_size,
                 layers
@@ -171,8 +167,7 @@ impl CpuBackend {
             exact_tiles: Vec::new(),
         };
         Ok(Self {
-            attention: Attention::new(&config, pool.threads()),
-            rotary: Rotary::new(config.head_dim, config.rope_theta),
+            attention: Attention::new(attention_kernels, &config, pool.threads()),
             exact: options.exact,
             kernels,
             pool,
@@ -263,30 +258,9 @@ impl CpuBackend {
             Write::Store,
         );
 
-        for sequence in &plan.sequences {
-            for row in sequence.rows.clone() {
-                let position = plan.positions[row] as usize;
-                let block = sequence.block_table[position / BLOCK_SIZE];
-                let (keys, values) = buffers.qkv[row * width + q_width..][..2 * kv_width].split_at(kv_width);
-                let heads = keys.chunks_exact(config.head_dim).zip(values.chunks_exact(config.head_dim));
-                for (head, (key, value)) in heads.enumerate() {
-                    self.rotary.rotate(row, key, 1.0, &mut buffers.key);
-                    cache.write([index, head], block, position % BLOCK_SIZE, &buffers.key, value);
-                }
-            }
-        }
-
         buffers.attended.resize(rows * q_width, 0.0);
-        self.attention.run(
-            kernels,
-            pool,
-            plan,
-            cache,
-            index,
-            &self.rotary,
-            &buffers.qkv,
-            &mut buffers.attended,
-        );
+        self.attention.append(pool, plan, cache, index, &buffers.qkv);
+        self.attention.run(pool, plan, cache, index, &buffers.qkv, &mut buffers.attended);
         let attended = &buffers.attended;
         buffers.attention_input.fill(kernels, pool, rows, Digits::Two, |row, to| {
             to.copy_from_slice(&attended[row * q_width..][..q_width]);
@@ -383,7 +357,6 @@ impl Backend for CpuBackend {
             return Err(BackendError::Device("the KV cache was never allocated".into()));
         };
         self.embed(plan);
-        self.rotary.prepare(&plan.positions);
         self.attention.prepare(plan);
         for layer in 0..self.config.num_layers {
             self.run_attention(plan, layer, &mut cache);
