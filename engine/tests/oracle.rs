@@ -220,7 +220,7 @@ impl Errors {
 fn modes() -> impl Iterator<Item = (CpuOptions, Tolerance, String)> {
     Isa::ALL.into_iter().filter(|isa| isa.is_available()).flat_map(|isa| {
         [(true, EXACT), (false, DEFAULT)].map(|(exact, tolerance)| {
-            let options = CpuOptions { threads: Some(2), exact, isa: Some(isa) };
+            let options = CpuOptions { threads: Some(2), exact, isa: Some(isa), ..CpuOptions::default() };
             (options, tolerance, format!("{} {}", isa.name(), if exact { "exact" } else { "default" }))
         })
     })
@@ -379,6 +379,7 @@ fn malformed_plans_are_refused() {
         positions: vec![0, 1],
         sequences: vec![PlannedSequence { rows: 0..2, block_table: vec![0] }],
         logits_rows: vec![1],
+        ..StepPlan::default()
     };
     type Damage = fn(&mut StepPlan);
     let damages: [(&str, Damage); 9] = [

@@ -8,6 +8,7 @@
 //! between instruction sets, by rounding.)
 
 mod attention;
+mod cores;
 pub mod kernels;
 mod kv_cache;
 mod linear;
@@ -23,7 +24,7 @@ use kernels::Kernels;
 use kv_cache::KvCache;
 use linear::{Activations, Write};
 use rotary::Rotary;
-use threads::ThreadPool;
+use threads::{PoolOptions, ThreadPool};
 use weights::{DenseMatrix, Linear, Matrix};
 
 use crate::backend::{Backend, BackendError};
@@ -36,6 +37,9 @@ use crate::step_plan::{BLOCK_SIZE, StepPlan};
 pub struct CpuOptions {
     /// Threads, the engine's own included; [`threads::default_threads`] when `None`.
     pub threads: Option<usize>,
+    /// Keep each thread on a core of its own (Linux), fast cores first; the thread that calls
+    /// [`forward`](Backend::forward) is pinned too, and stays so.
+    pub pin: bool,
     /// Keep activations in `f32` instead of rounding them to pairs of int8 digits: slower, for reference.
     pub exact: bool,
     /// Instruction set; the machine's best when `None`.
@@ -124,7 +128,9 @@ impl CpuBackend {
         let isa = options.isa.unwrap_or_else(Isa::best);
         let kernels = Kernels::new(isa).ok_or(CpuError::NoSuchIsa(isa.name()))?;
         let threads = options.threads.unwrap_or_else(threads::default_threads).max(1);
-        let mut pool = ThreadPool::new(threads).map_err(|detail| CpuError::Threads { threads, detail })?;
+        let mut pool =
+            ThreadPool::with_options(PoolOptions { pin: options.pin, ..PoolOptions::new(threads) })
+                .map_err(|detail| CpuError::Threads { threads, detail })?;
         let model = Model::load(checkpoint, &mut pool)?;
 
         let activations = |width, layers: &dyn Fn(&Layer) -> Vec<&Linear>, extra: &[&Linear]| {
@@ -332,9 +338,10 @@ impl Backend for CpuBackend {
     }
 
     fn weight_bytes(&self) -> usize {
-        let layers = self.model.layers.iter().flat_map(|layer| {
-            [&layer.q, &layer.k, &layer.v, &layer.o, &layer.gate, &layer.up, &layer.down]
-        });
+        let layers =
+            self.model.layers.iter().flat_map(|layer| {
+                [&layer.q, &layer.k, &layer.v, &layer.o, &layer.gate, &layer.up, &layer.down]
+            });
         layers.chain([&self.model.head]).map(Linear::bytes).sum()
     }
 
@@ -349,6 +356,9 @@ impl Backend for CpuBackend {
         let Some(mut cache) = self.cache.take() else {
             return Err(BackendError::Device("the KV cache was never allocated".into()));
         };
+        self.pool.adopt_caller();
+        let threads = self.pool.threads();
+        self.pool.limit(if plan.background { threads / 2 } else { threads });
         self.embed(plan);
         self.rotary.prepare(&plan.positions);
         self.attention.prepare(plan);
