@@ -18,16 +18,14 @@ use std::time::{Duration, Instant};
 use super::cores;
 pub use super::cores::default_threads;
 
-/// How long a worker spins for the next region before it parks, unless told otherwise.
-const SPIN: Duration = Duration::from_micros(200);
+/// How long a worker spins for the next region before it parks, unless told otherwise: more than a step computes
+/// between two regions. When the machine is busy the caller may wait for the processor that is spun on,
+/// so not much more.
+const SPIN: Duration = Duration::from_micros(50);
 
-/// How long a spinning thread keeps its processor to itself. After that it offers it to others at every look at the
-/// clock: what it waits for may be a thread that has lost its processor, perhaps to this very one.
-const KEEP: Duration = Duration::from_micros(10);
-
-/// Turns of a spin loop between two looks at the clock: some hundred nanoseconds to two
-/// microseconds, as a processor's pause instruction takes.
-const TURNS_PER_LOOK: u32 = 32;
+/// How long the caller spins for the last worker before it lets others run. A worker that runs is
+/// done sooner; to yield earlier would often be to wait for a time slice of somebody else.
+const PATIENCE: Duration = Duration::from_millis(1);
 
 /// Bit of [`Shared::gate`]: the region may be entered.
 const OPEN: u64 = 1 << 63;
@@ -84,7 +82,10 @@ struct Shared {
     panicked: AtomicBool,
     /// Whether workers should end.
     stop: AtomicBool,
-    spin: Duration,
+    /// Turns of the spin loop before a worker parks.
+    spins: u32,
+    /// Turns of the spin loop before the caller yields to others.
+    patience: u32,
 }
 
 /// Alone on its cache lines (two: processors fetch them in pairs), so that threads that write to it do not
@@ -136,7 +137,8 @@ impl ThreadPool {
             active: AtomicUsize::new(threads),
             panicked: AtomicBool::new(false),
             stop: AtomicBool::new(false),
-            spin: options.spin,
+            spins: turns_in(options.spin),
+            patience: turns_in(PATIENCE),
         });
         let places = if options.pin { cores::placement(threads) } else { None };
         let mut pool = Self { shared, workers: Vec::new(), limit: threads, places, caller: None };
@@ -202,9 +204,14 @@ impl ThreadPool {
         self.publish(threads);
         let outcome = catch_unwind(AssertUnwindSafe(|| shared.take_tasks(&task, threads, 0)));
         shared.gate.0.fetch_and(INSIDE, Ordering::Relaxed);
-        let mut spin = Spin::default();
+        let mut turns = 0u32;
         while shared.gate.0.load(Ordering::Acquire) > 0 {
-            spin.turn();
+            std::hint::spin_loop();
+            turns = turns.saturating_add(1);
+            if turns > shared.patience {
+                // The last worker may have lost its processor, perhaps to this very thread.
+                std::thread::yield_now();
+            }
         }
         if let Err(panic) = outcome {
             resume_unwind(panic);
@@ -274,12 +281,12 @@ impl Shared {
     fn wait(&self, seen: usize, thread: usize) -> usize {
         let epoch = &self.current.0.epoch;
         if thread < self.active.load(Ordering::Relaxed) {
-            let mut spin = Spin::default();
-            while spin.turn() < self.spin {
+            for _ in 0..self.spins {
                 let epoch = epoch.load(Ordering::Acquire);
                 if epoch != seen {
                     return epoch;
                 }
+                std::hint::spin_loop();
             }
         }
         let parked = &self.seats[thread].0.parked;
@@ -337,28 +344,19 @@ fn bounds(range: u64) -> (u32, u32) {
     (range as u32, (range >> 32) as u32)
 }
 
-/// A spin loop that knows how long it has lasted.
-#[derive(Default)]
-struct Spin {
-    turns: u32,
-    /// Set at the first look at the clock.
-    since: Option<Instant>,
-    lasted: Duration,
-}
-
-impl Spin {
-    /// Waits a moment. Returns how long the spinning had lasted at the last look at the clock.
-    fn turn(&mut self) -> Duration {
-        std::hint::spin_loop();
-        self.turns = self.turns.wrapping_add(1);
-        if self.turns.is_multiple_of(TURNS_PER_LOOK) {
-            self.lasted = self.since.get_or_insert_with(Instant::now).elapsed();
-            if self.lasted > KEEP {
-                std::thread::yield_now();
-            }
-        }
-        self.lasted
-    }
+/// How many turns of a spin loop last as long as `time`. Measured, since a processor's pause instruction takes from
+/// some to 140 cycles; counted and not timed later, so that a thread that lost its processor while it spun
+/// still spins when it is back, instead of parking just when it is wanted.
+fn turns_in(time: Duration) -> u32 {
+    const SAMPLE: u32 = 200;
+    let sample = || {
+        let started = Instant::now();
+        (0..SAMPLE).for_each(|_| std::hint::spin_loop());
+        started.elapsed()
+    };
+    // The shortest: the others were interrupted.
+    let shortest = (0..5).map(|_| sample()).min().expect("there are five").max(Duration::from_nanos(1));
+    u32::try_from(time.as_nanos() * u128::from(SAMPLE) / shortest.as_nanos()).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]
