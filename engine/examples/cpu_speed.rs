@@ -27,6 +27,7 @@ fn plan(first: usize, count: usize, vocabulary: usize, round: usize) -> StepPlan
             block_table: (0..(first + count).div_ceil(BLOCK_SIZE) as u32).collect(),
         }],
         logits_rows: vec![count as u32 - 1],
+        ..StepPlan::default()
     }
 }
 
@@ -36,7 +37,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for isa in Isa::ALL.into_iter().filter(|isa| *isa != Isa::Portable && isa.is_available()) {
         for (threads, exact) in [(1, false), (2, false), (2, true)] {
             let started = Instant::now();
-            let options = CpuOptions { threads: Some(threads), exact, isa: Some(isa) };
+            let options =
+                CpuOptions { threads: Some(threads), exact, isa: Some(isa), ..CpuOptions::default() };
             let mut backend = CpuBackend::new(&checkpoint, options)?;
             let load = started.elapsed();
             backend.allocate_kv((PROMPT + DECODED).div_ceil(BLOCK_SIZE))?;

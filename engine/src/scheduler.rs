@@ -28,8 +28,9 @@ use crate::step_plan::{BLOCK_SIZE, PlannedSequence, StepPlan};
 use crate::token_stream::TokenStream;
 use crate::tokenizer::Tokenizer;
 
-/// Rows that a warm-up step computes at most.
-pub const WARM_UP_CHUNK: usize = 64;
+/// Rows that a warm-up step computes at most. Two blocks: as such a step runs on half of the threads, it is what a
+/// keystroke that comes during one waits for.
+pub const WARM_UP_CHUNK: usize = 2 * BLOCK_SIZE;
 
 /// Rows of one sequence whose logits a step computes at most for a prompt's likelihood. A row of
 /// logits is as wide as the vocabulary: 32 rows of 152,064 are 19 MB.
@@ -240,6 +241,7 @@ impl Scheduler {
                 self.end(share.id, FinishReason::MaxTokens, now);
             }
             if plan.num_rows() > 0 {
+                plan.background = class == Priority::WarmUp;
                 self.stats.steps += 1;
                 self.stats.computed_tokens += plan.num_rows() as u64;
                 return true;

@@ -24,6 +24,9 @@ pub struct StepPlan {
     pub sequences: Vec<PlannedSequence>,
     /// Rows whose logits are wanted, ascending. Logits come back in this order.
     pub logits_rows: Vec<u32>,
+    /// Whether nobody waits for this step. The backend may leave part of the machine to others; what it
+    /// computes is the same.
+    pub background: bool,
 }
 
 /// One sequence's share of a [`StepPlan`].
@@ -47,5 +50,6 @@ impl StepPlan {
         self.positions.clear();
         self.sequences.clear();
         self.logits_rows.clear();
+        self.background = false;
     }
 }

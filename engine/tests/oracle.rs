@@ -220,7 +220,7 @@ impl Errors {
 fn modes() -> impl Iterator<Item = (CpuOptions, Tolerance, String)> {
     Isa::ALL.into_iter().filter(|isa| isa.is_available()).flat_map(|isa| {
         [(true, EXACT), (false, DEFAULT)].map(|(exact, tolerance)| {
-            let options = CpuOptions { threads: Some(2), exact, isa: Some(isa) };
+            let options = CpuOptions { threads: Some(2), exact, isa: Some(isa), ..CpuOptions::default() };
             (options, tolerance, format!("{} {}", isa.name(), if exact { "exact" } else { "default" }))
         })
     })
@@ -370,6 +370,28 @@ fn threads_change_no_bit() {
     }
 }
 
+/// A step that nobody waits for runs on fewer threads, and the next one on all of them again.
+#[test]
+fn a_step_in_the_background_changes_no_bit() {
+    let options = CpuOptions { threads: Some(4), ..CpuOptions::default() };
+    let mut harness = Harness::new(&oracle("tied-hd64"), options);
+    let rows = 2 * BLOCK_SIZE as u32;
+    let mut plan = StepPlan {
+        tokens: (1..=rows).collect(),
+        positions: (0..rows).collect(),
+        sequences: vec![PlannedSequence { rows: 0..rows as usize, block_table: vec![0, 1] }],
+        logits_rows: (0..rows).collect(),
+        ..StepPlan::default()
+    };
+    let [foreground, background, again] = [false, true, false].map(|background| {
+        plan.background = background;
+        let mut logits = Vec::new();
+        harness.backend.forward(&plan, &mut logits).unwrap();
+        logits
+    });
+    assert!(foreground == background && foreground == again);
+}
+
 /// A plan that reaches outside what it owns is an error, and the backend goes on.
 #[test]
 fn malformed_plans_are_refused() {
@@ -379,6 +401,7 @@ fn malformed_plans_are_refused() {
         positions: vec![0, 1],
         sequences: vec![PlannedSequence { rows: 0..2, block_table: vec![0] }],
         logits_rows: vec![1],
+        ..StepPlan::default()
     };
     type Damage = fn(&mut StepPlan);
     let damages: [(&str, Damage); 9] = [

@@ -458,6 +458,13 @@ impl<'a, T> DisjointRows<'a, T> {
     }
 
     /// # Safety
+    /// No other live slice of this array may overlap this row.
+    pub(super) unsafe fn row(&self, row: usize) -> &'a mut [T] {
+        // SAFETY: the caller's promise.
+        unsafe { self.part(row, 0, self.width) }
+    }
+
+    /// # Safety
     /// No other live slice of this array may overlap these columns of this row.
     pub(super) unsafe fn part(&self, row: usize, column: usize, len: usize) -> &'a mut [T] {
         assert!(column + len <= self.width);

@@ -8,6 +8,7 @@
 //! between instruction sets, by rounding.)
 
 pub mod attention;
+mod cores;
 pub mod kernels;
 mod kv_cache;
 mod linear;
@@ -25,7 +26,7 @@ pub use kernels::Isa;
 use kernels::{Digits, Kernels};
 use kv_cache::KvCache;
 use linear::{Activations, Disjoint, Write};
-use threads::ThreadPool;
+use threads::{PoolOptions, ThreadPool};
 use vocabulary::TwoPlanes;
 use weights::{DenseMatrix, GateUp, Linear, Matrix};
 
@@ -39,6 +40,9 @@ use crate::step_plan::{BLOCK_SIZE, StepPlan};
 pub struct CpuOptions {
     /// Threads, the engine's own included; [`threads::default_threads`] when `None`.
     pub threads: Option<usize>,
+    /// Keep each thread on a core of its own (Linux), fast cores first; the thread that calls
+    /// [`forward`](Backend::forward) is pinned too, and stays so.
+    pub pin: bool,
     /// Keep activations in `f32` instead of rounding them to pairs of int8 digits: slower, for reference.
     pub exact: bool,
     /// Instruction set; the machine's best when `None`.
@@ -138,7 +142,9 @@ impl CpuBackend {
         let kernels = Kernels::new(isa).ok_or(CpuError::NoSuchIsa(isa.name()))?;
         let attention_kernels = AttentionKernels::new(isa).ok_or(CpuError::NoSuchIsa(isa.name()))?;
         let threads = options.threads.unwrap_or_else(threads::default_threads).max(1);
-        let mut pool = ThreadPool::new(threads).map_err(|detail| CpuError::Threads { threads, detail })?;
+        let mut pool =
+            ThreadPool::with_options(PoolOptions { pin: options.pin, ..PoolOptions::new(threads) })
+                .map_err(|detail| CpuError::Threads { threads, detail })?;
         let model = Model::load(checkpoint, &mut pool, options.exact)?;
 
         let activations = |width, group_size: Option<usize>| {
@@ -356,6 +362,9 @@ impl Backend for CpuBackend {
         let Some(mut cache) = self.cache.take() else {
             return Err(BackendError::Device("the KV cache was never allocated".into()));
         };
+        self.pool.adopt_caller();
+        let threads = self.pool.threads();
+        self.pool.limit(if plan.background { threads / 2 } else { threads });
         self.embed(plan);
         self.attention.prepare(plan);
         for layer in 0..self.config.num_layers {

@@ -67,6 +67,24 @@ fn a_higher_class_takes_the_whole_step_even_in_mid_prefill() {
 }
 
 #[test]
+fn a_step_is_in_the_background_when_nobody_waits_for_it() {
+    let mut driver = Driver::new(config(64));
+    let _warm_ups = [1, 2].map(|seed| {
+        driver.submit(with_priority(Priority::WarmUp, request(prompt(seed, 2 * WARM_UP_CHUNK), 0)))
+    });
+    driver.step();
+    assert!(driver.plan.background, "only warm-ups");
+    let _action = driver.submit(with_priority(Priority::Action, request(prompt(3, 20), 1)));
+    driver.step();
+    assert!(!driver.plan.background, "an action, while the warm-ups wait");
+    let _typing = driver.submit(request(prompt(4, 20), 1));
+    driver.step();
+    assert!(!driver.plan.background, "a keystroke");
+    driver.step();
+    assert!(driver.plan.background, "the warm-ups go on");
+}
+
+#[test]
 fn a_second_prompt_is_served_from_the_first_ones_blocks() {
     let mut driver = Driver::new(config(16));
     let tokens = prompt(1, 5 * BLOCK_SIZE);

@@ -46,7 +46,7 @@ pub(super) struct InspectArgs {
     #[arg(long, value_name = "N")]
     chunk: Option<usize>,
 
-    /// Worker threads. Default: the physical cores, at most eight
+    /// Worker threads. Default: the physical cores, less one if there are more than four, at most eight
     #[arg(long, value_name = "N", value_parser = super::thread_count)]
     threads: Option<usize>,
 

@@ -45,7 +45,7 @@ struct ModelArgs {
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
 
-    /// Worker threads. Default: the physical cores, at most eight
+    /// Worker threads. Default: the physical cores, less one if there are more than four, at most eight
     #[arg(long, value_name = "N", value_parser = thread_count)]
     threads: Option<usize>,
 
