@@ -13,6 +13,9 @@ const ROWS_PER_PASS: usize = 96;
 /// The same for a few tokens, so that decoding does not clear memory it will not use.
 const ROWS_PER_SMALL_PASS: usize = 12;
 
+/// The same for what is new of a prompt that is mostly cached.
+const ROWS_PER_TAIL_PASS: usize = 24;
+
 /// Widest group of a quantized layer.
 const LARGEST_GROUP: usize = 128;
 
@@ -172,11 +175,11 @@ pub(super) fn run(
     let width: usize = layers.iter().map(|layer| layer.output).sum();
     assert_eq!(output.len(), input.rows * width);
     let output = Disjoint::new(output);
-    pool.run(layers.iter().map(Linear::tiles).sum(), |task, _| {
+    run_passes(pool, input.rows, layers.iter().map(Linear::tiles).sum(), |task, rows| {
         let Some((layer, tile, first_column)) = find_tile(layers, task) else { return };
         let columns = tile * PAIR..layer.output.min((tile + 1) * PAIR);
         let bias = layer.bias.get(columns.clone());
-        for_each_pass(input.rows, |rows, results| {
+        with_results(rows, |rows, results| {
             dot(kernels, &layer.matrix, tile, input, rows.start, results);
             for (row, result) in rows.zip(results) {
                 let start = row * width + first_column + columns.start;
@@ -213,9 +216,9 @@ pub(super) fn run_matrix(
     assert_eq!(output.len(), input.rows * width);
     let Some(rows) = input.quantized() else { unreachable!("the input of an integer matrix is rounded") };
     let output = Disjoint::new(output);
-    pool.run(width.div_ceil(PAIR), |tile, _| {
+    run_passes(pool, input.rows, width.div_ceil(PAIR), |tile, pass| {
         let columns = tile * PAIR..width.min((tile + 1) * PAIR);
-        for_each_pass(input.rows, |pass, results| {
+        with_results(pass, |pass, results| {
             kernels.quant_dot(&matrix.tile(tile), &rows, pass.start, results);
             for (row, result) in pass.zip(results) {
                 // SAFETY: each task has columns of its own.
@@ -265,12 +268,10 @@ pub(super) fn run_gated(
         values: Disjoint::new(&mut output.values),
         quantized: output.quantized.as_mut().map(DisjointQuantized::new),
     };
-    pool.run(tasks, |g, _| {
-        if input.rows <= ROWS_PER_SMALL_PASS {
-            gated.run_group::<ROWS_PER_SMALL_PASS>(g);
-        } else {
-            gated.run_group::<ROWS_PER_PASS>(g);
-        }
+    run_passes(pool, input.rows, tasks, |g, rows| match rows.len() {
+        ..=ROWS_PER_SMALL_PASS => gated.run_group::<ROWS_PER_SMALL_PASS>(g, rows),
+        ..=ROWS_PER_TAIL_PASS => gated.run_group::<ROWS_PER_TAIL_PASS>(g, rows),
+        _ => gated.run_group::<ROWS_PER_PASS>(g, rows),
     });
 }
 
@@ -286,23 +287,20 @@ struct Gated<'a> {
 }
 
 impl Gated<'_> {
-    /// Columns of group `g` for all rows, `ROWS` of them at a time.
-    fn run_group<const ROWS: usize>(&self, g: usize) {
+    /// Columns of group `g` for at most `ROWS` rows.
+    fn run_group<const ROWS: usize>(&self, g: usize, rows: Range<usize>) {
         let columns = g * self.group_size..self.width.min((g + 1) * self.group_size);
         let mut results = [[[0.0; PAIR]; ROWS]; 2];
+        let mut results = results.each_mut().map(|results| &mut results[..rows.len()]);
         let mut activated = [[0.0; LARGEST_GROUP]; ROWS];
-        for first_row in (0..self.input.rows).step_by(ROWS) {
-            let rows = first_row..self.input.rows.min(first_row + ROWS);
-            for (i, tile) in (columns.start / PAIR..columns.end.div_ceil(PAIR)).enumerate() {
-                let mut results = results.each_mut().map(|results| &mut results[..rows.len()]);
-                self.dot(tile, first_row, &mut results);
-                for (t, to) in activated[..rows.len()].iter_mut().enumerate() {
-                    let [gate, up] = self.gate_and_up([&results[0][t], &results[1][t]]);
-                    self.kernels.silu_mul(&gate, &up, &mut to[i * PAIR..][..PAIR]);
-                }
+        for (i, tile) in (columns.start / PAIR..columns.end.div_ceil(PAIR)).enumerate() {
+            self.dot(tile, rows.start, &mut results);
+            for (t, to) in activated[..rows.len()].iter_mut().enumerate() {
+                let [gate, up] = self.gate_and_up([&results[0][t], &results[1][t]]);
+                self.kernels.silu_mul(&gate, &up, &mut to[i * PAIR..][..PAIR]);
             }
-            self.write(rows, columns.clone(), &activated);
         }
+        self.write(rows, columns, &activated);
     }
 
     /// [`PAIR`] outputs of both layers, in the order of their tiles.
@@ -364,21 +362,23 @@ impl Gated<'_> {
     }
 }
 
-/// Calls `pass(rows, results)` for a few rows at a time.
-fn for_each_pass(rows: usize, pass: impl FnMut(Range<usize>, &mut [[f32; PAIR]])) {
-    if rows <= ROWS_PER_SMALL_PASS {
-        passes::<ROWS_PER_SMALL_PASS>(rows, pass);
-    } else {
-        passes::<ROWS_PER_PASS>(rows, pass);
-    }
+/// Runs `task(tile, rows)` for every tile and all rows, a few rows at a time.
+///
+/// Rows change last: what they hold of a wide layer's input stays in the second-level cache while all tiles pass
+/// over it, and re-reading the weights, which are far smaller, costs less.
+fn run_passes(pool: &mut ThreadPool, rows: usize, tiles: usize, task: impl Fn(usize, Range<usize>) + Sync) {
+    pool.run(rows.div_ceil(ROWS_PER_PASS) * tiles, |i, _| {
+        let (first_row, tile) = (i / tiles * ROWS_PER_PASS, i % tiles);
+        task(tile, first_row..rows.min(first_row + ROWS_PER_PASS));
+    });
 }
 
-fn passes<const ROWS: usize>(rows: usize, mut pass: impl FnMut(Range<usize>, &mut [[f32; PAIR]])) {
-    let mut results = [[0.0; PAIR]; ROWS];
-    for first_row in (0..rows).step_by(ROWS) {
-        let rows = first_row..rows.min(first_row + ROWS);
-        let results = &mut results[..rows.len()];
-        pass(rows, results);
+/// Calls `run` with room for the results of these rows, at most [`ROWS_PER_PASS`].
+fn with_results(rows: Range<usize>, run: impl FnOnce(Range<usize>, &mut [[f32; PAIR]])) {
+    match rows.len() {
+        ..=ROWS_PER_SMALL_PASS => run(rows.clone(), &mut [[0.0; PAIR]; ROWS_PER_SMALL_PASS][..rows.len()]),
+        ..=ROWS_PER_TAIL_PASS => run(rows.clone(), &mut [[0.0; PAIR]; ROWS_PER_TAIL_PASS][..rows.len()]),
+        _ => run(rows.clone(), &mut [[0.0; PAIR]; ROWS_PER_PASS][..rows.len()]),
     }
 }
 
