@@ -3,20 +3,12 @@
 use half::{bf16, f16};
 
 use super::{
-    DIGITS, DenseFormat, DenseTile, FloatRows, Int4Tile, KvBlock, LARGEST_ROUNDED, LINE_BYTES, LINE_INPUTS,
-    LOW_DIGIT_BITS, QuantizedRows, SMALLEST_AMAX, SoftmaxState, TILE, Table, exp,
+    DIGITS, DenseFormat, DenseTile, FloatRows, Int4Tile, LARGEST_ROUNDED, LINE_BYTES, LINE_INPUTS,
+    LOW_DIGIT_BITS, QuantizedRows, SMALLEST_AMAX, TILE, Table, exp,
 };
 
-pub(super) static TABLE: Table = Table {
-    quantize_row,
-    int4_dot_i8,
-    int4_dot_f32,
-    dense_dot,
-    attend_block,
-    f16_to_f32,
-    rms_norm,
-    silu_mul,
-};
+pub(super) static TABLE: Table =
+    Table { quantize_row, int4_dot_i8, int4_dot_f32, dense_dot, rms_norm, silu_mul };
 
 pub(super) fn quantize_row(
     x: &[f32],
@@ -150,38 +142,6 @@ fn dense<const BYTES: usize>(
     }
 }
 
-fn attend_block(query: &[f32], block: &KvBlock<'_>, state: &mut SoftmaxState, accumulator: &mut [f32]) {
-    let mut scores = [0.0f32; TILE];
-    for (q, keys) in query.iter().zip(block.keys.chunks_exact(TILE)) {
-        for (score, key) in scores.iter_mut().zip(keys) {
-            *score += q * key;
-        }
-    }
-    let scores = &mut scores[..block.visible];
-    let max = scores.iter().fold(state.max, |max, score| max.max(*score));
-    let shrink = exp(state.max - max);
-    let mut sum = 0.0;
-    for score in scores.iter_mut() {
-        *score = exp(*score - max);
-        sum += *score;
-    }
-    *state = SoftmaxState { max, sum: state.sum * shrink + sum };
-    for value in accumulator.iter_mut() {
-        *value *= shrink;
-    }
-    for (weight, values) in scores.iter().zip(block.values.chunks_exact(query.len())) {
-        for (total, value) in accumulator.iter_mut().zip(values) {
-            *total += weight * value;
-        }
-    }
-}
-
-fn f16_to_f32(from: &[u16], to: &mut [f32]) {
-    for (to, from) in to.iter_mut().zip(from) {
-        *to = f16::from_bits(*from).to_f32();
-    }
-}
-
 fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
     // Sixteen partial sums: the shape of the vector versions, and more accurate than one.
     let mut squares = [0.0f32; TILE];
@@ -207,7 +167,7 @@ pub(super) fn silu_mul(gate: &[f32], up: &[f32], out: &mut [f32]) {
 }
 
 /// See [`super::exp`] for the method.
-pub(super) fn exp(x: f32) -> f32 {
+fn exp(x: f32) -> f32 {
     let x = x.clamp(exp::LOWEST, exp::HIGHEST);
     let n = (x * exp::LOG2_E).round_ties_even();
     let r = x - n * exp::LN2_HIGH - n * exp::LN2_LOW;
