@@ -89,7 +89,12 @@ impl<'a> AwqLinear<'a> {
         let words_per_input = self.output / COLUMNS_PER_WORD;
         let input = |k: usize| {
             let at = 4 * (k * words_per_input + word);
-            u32::from_le_bytes([self.qweight[at], self.qweight[at + 1], self.qweight[at + 2], self.qweight[at + 3]])
+            u32::from_le_bytes([
+                self.qweight[at],
+                self.qweight[at + 1],
+                self.qweight[at + 2],
+                self.qweight[at + 3],
+            ])
         };
         let mut out = [[0; 4]; COLUMNS_PER_WORD];
         for j in 0..4 {

@@ -147,9 +147,8 @@ impl CpuBackend {
                 .map_err(|detail| CpuError::Threads { threads, detail })?;
         let model = Model::load(checkpoint, &mut pool, options.exact)?;
 
-        let activations = |width, group_size: Option<usize>| {
-            Activations::new(width, group_size.filter(|_| !options.exact))
-        };
+        let activations =
+            |width, group_size: Option<usize>| Activations::new(width, group_size.filter(|_| !options.exact));
         let layers = model.layers.iter();
         let buffers = Buffers {
             hidden: Vec::new(),
@@ -255,14 +254,7 @@ impl CpuBackend {
         let (q_width, kv_width) = (config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim);
         let width = q_width + 2 * kv_width;
         buffers.qkv.resize(rows * width, 0.0);
-        linear::run(
-            kernels,
-            pool,
-            &layer.qkv,
-            &buffers.normed,
-            &mut buffers.qkv,
-            Write::Store,
-        );
+        linear::run(kernels, pool, &layer.qkv, &buffers.normed, &mut buffers.qkv, Write::Store);
 
         buffers.attended.resize(rows * q_width, 0.0);
         self.attention.append(pool, plan, cache, index, &buffers.qkv);
@@ -271,7 +263,14 @@ impl CpuBackend {
         buffers.attention_input.fill(kernels, pool, rows, Digits::Two, |row, to| {
             to.copy_from_slice(&attended[row * q_width..][..q_width]);
         });
-        linear::run(kernels, pool, slice::from_ref(&layer.o), &buffers.attention_input, &mut buffers.hidden, Write::Add);
+        linear::run(
+            kernels,
+            pool,
+            slice::from_ref(&layer.o),
+            &buffers.attention_input,
+            &mut buffers.hidden,
+            Write::Add,
+        );
     }
 
     /// `hidden += down(silu(gate(x)) * up(x))` with `x = norm(hidden)`, for one layer.
@@ -283,14 +282,15 @@ impl CpuBackend {
             let from = &hidden[row * config.hidden_size..][..config.hidden_size];
             kernels.rms_norm(from, &layer.feed_forward_norm, config.rms_norm_eps, to);
         });
-        linear::run_gated(
+        linear::run_gated(kernels, pool, &layer.gate_up, &buffers.normed, &mut buffers.down_input);
+        linear::run(
             kernels,
             pool,
-            &layer.gate_up,
-            &buffers.normed,
-            &mut buffers.down_input,
+            slice::from_ref(&layer.down),
+            &buffers.down_input,
+            &mut buffers.hidden,
+            Write::Add,
         );
-        linear::run(kernels, pool, slice::from_ref(&layer.down), &buffers.down_input, &mut buffers.hidden, Write::Add);
     }
 
     /// Final norm and output head, for the rows that are asked for.
@@ -407,7 +407,10 @@ fn load_vocabulary(
         }
         let table = load_table(checkpoint, pool)?;
         let matrix = Matrix::Dense(Arc::clone(&table));
-        return Ok((Embedding::Dense(table), Head::Linear(Linear { matrix, bias: Vec::new(), output: vocab })));
+        return Ok((
+            Embedding::Dense(table),
+            Head::Linear(Linear { matrix, bias: Vec::new(), output: vocab }),
+        ));
     }
     let table = load_table(checkpoint, pool)?;
     let is_float = matches!(checkpoint.linear("lm_head", hidden, vocab)?, LinearWeights::Dense(_));
@@ -446,7 +449,8 @@ impl Layer {
         let (q_width, kv_width) = (config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim);
         let prefix = format!("model.layers.{index}");
         let norm = |name: &str| checkpoint.tensor(&format!("{prefix}.{name}.weight"), &[hidden])?.to_f32();
-        let (attention_norm, feed_forward_norm) = (norm("input_layernorm")?, norm("post_attention_layernorm")?);
+        let (attention_norm, feed_forward_norm) =
+            (norm("input_layernorm")?, norm("post_attention_layernorm")?);
         let name = |part: &str| format!("{prefix}.{part}");
         let qkv = [("q_proj", q_width), ("k_proj", kv_width), ("v_proj", kv_width)]
             .map(|(layer, output)| (name(&format!("self_attn.{layer}")), output, true));

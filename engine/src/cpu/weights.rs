@@ -62,7 +62,8 @@ impl Linear {
         [input, output]: [usize; 2],
         biased: bool,
     ) -> Result<Self, CheckpointError> {
-        let mut layers = Self::load_side_by_side(checkpoint, pool, input, &[(prefix.into(), output, biased)])?;
+        let mut layers =
+            Self::load_side_by_side(checkpoint, pool, input, &[(prefix.into(), output, biased)])?;
         Ok(layers.swap_remove(0))
     }
 
@@ -75,7 +76,8 @@ impl Linear {
         names: &[LayerName],
     ) -> Result<Vec<Self>, CheckpointError> {
         if let Some(parts) = find_quantized(checkpoint, input, names)? {
-            let words = parts.iter().flat_map(|awq| (0..awq.output / COLUMNS_PER_WORD).map(move |word| (awq, word)));
+            let words =
+                parts.iter().flat_map(|awq| (0..awq.output / COLUMNS_PER_WORD).map(move |word| (awq, word)));
             let matrix = Matrix::Quant(QuantMatrix::pack(pool, &words.collect::<Vec<_>>())?);
             let mut bias = Vec::new();
             if names.iter().any(|(_, _, biased)| *biased) {
@@ -100,7 +102,9 @@ impl Linear {
                         let words: Vec<_> = (0..output / COLUMNS_PER_WORD).map(|word| (&awq, word)).collect();
                         Matrix::Quant(QuantMatrix::pack(pool, &words)?)
                     }
-                    LinearWeights::Dense(tensor) => Matrix::Dense(Arc::new(DenseMatrix::pack(pool, &tensor)?)),
+                    LinearWeights::Dense(tensor) => {
+                        Matrix::Dense(Arc::new(DenseMatrix::pack(pool, &tensor)?))
+                    }
                 };
                 let bias = if *biased { load_bias(checkpoint, name)? } else { Vec::new() };
                 // SAFETY: as above.
@@ -160,7 +164,9 @@ impl GateUp {
             // A last half tile that the outputs do not fill: any columns do, their results are not used.
             let words = output / COLUMNS_PER_WORD;
             let interleaved: Vec<_> = (0..words.div_ceil(WORDS))
-                .flat_map(|tile| parts.iter().flat_map(move |awq| (0..WORDS).map(move |i| (awq, tile * WORDS + i))))
+                .flat_map(|tile| {
+                    parts.iter().flat_map(move |awq| (0..WORDS).map(move |i| (awq, tile * WORDS + i)))
+                })
                 .map(|(awq, word)| (awq, word.min(words - 1)))
                 .collect();
             let matrix = QuantMatrix::pack(pool, &interleaved)?;
@@ -171,7 +177,8 @@ impl GateUp {
             }
             return Ok(Self::Interleaved(matrix));
         }
-        let [gate, up] = names.map(|(name, output, _)| Linear::load(checkpoint, pool, &name, [input, output], false));
+        let [gate, up] =
+            names.map(|(name, output, _)| Linear::load(checkpoint, pool, &name, [input, output], false));
         Ok(Self::Apart([gate?, up?]))
     }
 
@@ -209,8 +216,15 @@ fn find_quantized<'a>(
     Ok(Some(parts))
 }
 
-fn load_bias(checkpoint: &Checkpoint, (prefix, output, biased): &LayerName) -> Result<Vec<f32>, CheckpointError> {
-    if *biased { checkpoint.tensor(&format!("{prefix}.bias"), &[*output])?.to_f32() } else { Ok(vec![0.0; *output]) }
+fn load_bias(
+    checkpoint: &Checkpoint,
+    (prefix, output, biased): &LayerName,
+) -> Result<Vec<f32>, CheckpointError> {
+    if *biased {
+        checkpoint.tensor(&format!("{prefix}.bias"), &[*output])?.to_f32()
+    } else {
+        Ok(vec![0.0; *output])
+    }
 }
 
 impl QuantMatrix {
@@ -394,4 +408,3 @@ fn for_each_chunk<T: Send>(
         }
     });
 }
-

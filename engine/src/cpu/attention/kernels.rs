@@ -1,6 +1,6 @@
 //! Inner loops of attention, one table of them per instruction set.
 //!
-//! [`portable`] is plain Rust and the definition; `avx2` and `avx512` are held to it by the tests. Another
+//! `portable` is plain Rust and the definition; `avx2` and `avx512` are held to it by the tests. Another
 //! instruction set is another file with a `TABLE`, named in [`AttentionKernels::new`].
 //!
 //! Within one instruction set a query's result is the same to the last bit whatever it is computed
@@ -84,6 +84,9 @@ pub struct Product<'a> {
     pub add: bool,
 }
 
+/// `(head, cosines, sines, scale, result)`.
+type Rotate = unsafe fn(&[f32], &[f32], &[f32], f32, &mut [f32]);
+
 /// The functions of one instruction set.
 ///
 /// The pointers are unsafe because calling one on a machine without its instruction set is undefined;
@@ -94,7 +97,7 @@ pub(super) struct Table {
     pub(super) merge: unsafe fn(&mut [f32], &mut SoftmaxState, &[f32], SoftmaxState),
     pub(super) widen: unsafe fn(&[u16], usize, &mut [f32], usize),
     pub(super) narrow: unsafe fn(&[f32], &mut [u16]),
-    pub(super) rotate: unsafe fn(&[f32], &[f32], &[f32], f32, &mut [f32]),
+    pub(super) rotate: Rotate,
 }
 
 /// The attention kernels of one instruction set that this machine has.
@@ -185,7 +188,7 @@ pub(super) fn block_rows(left: usize, most: usize) -> usize {
 }
 
 /// Constants of `2^x = 2^n * 2^r` with `n` the nearest integer and a polynomial in `r`, |r| <= 1/2, whose
-/// relative error is below 1.7e-7; `2^0` is exactly 1. Arguments below [`LOWEST`](exp2::LOWEST) count as
+/// relative error is below 2e-7; `2^0` is exactly 1. Arguments below [`LOWEST`](exp2::LOWEST) count as
 /// it: the result must stay a normal number.
 pub(super) mod exp2 {
     pub(in super::super) const LOWEST: f32 = -125.0;
@@ -193,5 +196,5 @@ pub(super) mod exp2 {
     pub(in super::super) const ROUNDER: f32 = 12_582_912.0;
     /// Highest power first.
     pub(in super::super) const POLYNOMIAL: [f32; 6] =
-        [0.001_326_472_7, 0.009_671_513, 0.055_507_336, 0.240_222_42, 0.693_147, 1.0];
+        [0.001_330_026_4, 0.009_669_708, 0.055_505_6, 0.240_222_81, std::f32::consts::LN_2, 1.0];
 }

@@ -1,7 +1,7 @@
 //! Causal attention over the paged cache, in chunks of positions.
 //!
-//! The positions of a sequence are cut into chunks of [`CHUNK`], counted from its start. For every query
-//! and chunk there is a [`part`]: the softmax over the chunk's positions that the query may see, and the sum
+//! The positions of a sequence are cut into chunks of `CHUNK`, counted from its start. For every query
+//! and chunk there is a `part`: the softmax over the chunk's positions that the query may see, and the sum
 //! of their values so weighted. Parts are merged in the order of the chunks. So a query's result depends on
 //! its own sequence only: neither on the rows beside it nor on how the work was cut.
 //!

@@ -7,15 +7,13 @@
 
 use std::arch::x86_64::*;
 
-use super::{DenseFormat, DenseTile, FloatRows, KvBlock, SoftmaxState, TILE, Table, exp, portable};
+use super::{DenseFormat, DenseTile, FloatRows, TILE, Table, exp, portable};
 
 pub(super) static TABLE: Table = Table {
     quantize_group: portable::quantize_group,
     quant_dot: portable::quant_dot,
     int4_dot_f32: portable::int4_dot_f32,
     dense_dot,
-    attend_block,
-    f16_to_f32,
     rms_norm,
     silu_mul,
 };
@@ -95,63 +93,6 @@ fn widen<const FORMAT: usize>(tile: &DenseTile<'_>, k: usize, half: usize) -> __
             }
             _ => _mm256_loadu_ps(tile.weights.as_ptr().add(4 * element).cast()),
         }
-    }
-}
-
-#[target_feature(enable = "avx2,fma,f16c")]
-fn attend_block(query: &[f32], block: &KvBlock<'_>, state: &mut SoftmaxState, accumulator: &mut [f32]) {
-    let mut sums = [[_mm256_setzero_ps(); 4]; 2];
-    for (query, keys) in query.chunks(4).zip(block.keys.chunks(4 * TILE)) {
-        for (j, (query, keys)) in query.iter().zip(keys.chunks_exact(TILE)).enumerate() {
-            let query = _mm256_set1_ps(*query);
-            sums[0][j] = _mm256_fmadd_ps(query, load(keys), sums[0][j]);
-            sums[1][j] = _mm256_fmadd_ps(query, load(&keys[LANES..]), sums[1][j]);
-        }
-    }
-    let mut scores = [f32::NEG_INFINITY; TILE];
-    store(&mut scores, add4(sums[0]));
-    store(&mut scores[LANES..], add4(sums[1]));
-    scores[block.visible..].fill(f32::NEG_INFINITY);
-    let max = scores.iter().fold(state.max, |max, score| max.max(*score));
-    let shrink = portable::exp(state.max - max);
-    let mut weights = [0.0; TILE];
-    for half in [0, LANES] {
-        let shifted = _mm256_sub_ps(load(&scores[half..]), _mm256_set1_ps(max));
-        store(&mut weights[half..], exp(shifted));
-    }
-    let (weights, head_dim) = (&weights[..block.visible], query.len());
-    *state = SoftmaxState { max, sum: state.sum * shrink + weights.iter().sum::<f32>() };
-    let whole = head_dim / LANES * LANES;
-    for (d, accumulator) in accumulator.chunks_mut(LANES).enumerate() {
-        if d * LANES == whole {
-            // The remainder of a head that is not a multiple of the register.
-            for (e, total) in accumulator.iter_mut().enumerate() {
-                *total *= shrink;
-                for (p, weight) in weights.iter().enumerate() {
-                    *total += weight * block.values[p * head_dim + whole + e];
-                }
-            }
-            continue;
-        }
-        let mut total = _mm256_mul_ps(load(accumulator), _mm256_set1_ps(shrink));
-        for (p, weight) in weights.iter().enumerate() {
-            let values = load(&block.values[p * head_dim + d * LANES..][..LANES]);
-            total = _mm256_fmadd_ps(_mm256_set1_ps(*weight), values, total);
-        }
-        store(accumulator, total);
-    }
-}
-
-#[target_feature(enable = "avx2,fma,f16c")]
-fn f16_to_f32(from: &[u16], to: &mut [f32]) {
-    let (from, from_rest) = from.as_chunks::<LANES>();
-    let (to, to_rest) = to.as_chunks_mut::<LANES>();
-    for (from, to) in from.iter().zip(to) {
-        // SAFETY: `from` has LANES elements.
-        store(to, _mm256_cvtph_ps(unsafe { _mm_loadu_si128(from.as_ptr().cast()) }));
-    }
-    for (from, to) in from_rest.iter().zip(to_rest) {
-        *to = half::f16::from_bits(*from).to_f32();
     }
 }
 

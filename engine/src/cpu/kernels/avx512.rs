@@ -8,8 +8,8 @@
 use std::arch::x86_64::*;
 
 use super::{
-    CONSTANT_LINES, DenseFormat, DenseTile, Digits, FloatRows, KvBlock, LANE_INPUTS, LINE_BYTES, LOW_DIGIT_BITS, Line,
-    PAIR, QuantTile, QuantizedGroup, QuantizedRows, SoftmaxState, TILE, Table, WeightBits, exp, group_lines, portable,
+    CONSTANT_LINES, DenseFormat, DenseTile, Digits, FloatRows, LANE_INPUTS, LINE_BYTES, LOW_DIGIT_BITS, Line,
+    PAIR, QuantTile, QuantizedGroup, QuantizedRows, TILE, Table, WeightBits, exp, group_lines, portable,
 };
 
 pub(super) static TABLE: Table = Table {
@@ -17,8 +17,6 @@ pub(super) static TABLE: Table = Table {
     quant_dot,
     int4_dot_f32,
     dense_dot,
-    attend_block,
-    f16_to_f32,
     rms_norm,
     silu_mul,
 };
@@ -369,57 +367,6 @@ fn widen<const FORMAT: usize>(tile: &DenseTile<'_>, k: usize) -> __m512 {
             }
             _ => _mm512_loadu_ps(tile.weights.as_ptr().add(k * TILE * 4).cast()),
         }
-    }
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
-fn attend_block(query: &[f32], block: &KvBlock<'_>, state: &mut SoftmaxState, accumulator: &mut [f32]) {
-    let mut sums = [_mm512_setzero_ps(); 4];
-    for (query, keys) in query.chunks(4).zip(block.keys.chunks(4 * TILE)) {
-        for ((sum, query), keys) in sums.iter_mut().zip(query).zip(keys.chunks_exact(TILE)) {
-            *sum = _mm512_fmadd_ps(_mm512_set1_ps(*query), load(keys), *sum);
-        }
-    }
-    let visible = ((1u32 << block.visible) - 1) as __mmask16;
-    let scores = _mm512_mask_mov_ps(_mm512_set1_ps(f32::NEG_INFINITY), visible, add4(sums));
-    let max = state.max.max(_mm512_reduce_max_ps(scores));
-    let shrink = portable::exp(state.max - max);
-    let weights = _mm512_maskz_mov_ps(visible, exp(_mm512_sub_ps(scores, _mm512_set1_ps(max))));
-    *state = SoftmaxState { max, sum: state.sum * shrink + _mm512_reduce_add_ps(weights) };
-    let mut weight = [0.0; TILE];
-    store(&mut weight, weights);
-    let (weight, head_dim) = (&weight[..block.visible], query.len());
-    let whole = head_dim / TILE * TILE;
-    for (d, accumulator) in accumulator.chunks_mut(TILE).enumerate() {
-        if d * TILE == whole {
-            // The remainder of a head that is not a multiple of the register.
-            for (e, total) in accumulator.iter_mut().enumerate() {
-                *total *= shrink;
-                for (p, weight) in weight.iter().enumerate() {
-                    *total += weight * block.values[p * head_dim + whole + e];
-                }
-            }
-            continue;
-        }
-        let mut total = _mm512_mul_ps(load(accumulator), _mm512_set1_ps(shrink));
-        for (p, weight) in weight.iter().enumerate() {
-            let values = load(&block.values[p * head_dim + d * TILE..][..TILE]);
-            total = _mm512_fmadd_ps(_mm512_set1_ps(*weight), values, total);
-        }
-        store(accumulator, total);
-    }
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
-fn f16_to_f32(from: &[u16], to: &mut [f32]) {
-    let (from, from_rest) = from.as_chunks::<TILE>();
-    let (to, to_rest) = to.as_chunks_mut::<TILE>();
-    for (from, to) in from.iter().zip(to) {
-        // SAFETY: `from` has TILE elements.
-        store(to, _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(from.as_ptr().cast()) }));
-    }
-    for (from, to) in from_rest.iter().zip(to_rest) {
-        *to = half::f16::from_bits(*from).to_f32();
     }
 }
 

@@ -29,7 +29,7 @@ mod portable;
 #[cfg(test)]
 mod tests;
 
-/// Outputs in one weight tile; also the positions in one KV block.
+/// Outputs in one weight tile.
 pub const TILE: usize = 16;
 
 /// Outputs of one tile of integer weights: two registers, so that an activation loaded once serves both.
@@ -332,31 +332,6 @@ impl QuantizedGroup<'_> {
 /// Below this a group of activations counts as zero: `16256 / amax` would overflow.
 pub const SMALLEST_AMAX: f32 = 1e-30;
 
-/// One KV block as the attention kernel reads it, in `f32`.
-#[derive(Clone, Copy, Debug)]
-pub struct KvBlock<'a> {
-    /// `[head_dim][16]`: keys, transposed, so that the scores of all positions form one vector.
-    pub keys: &'a [f32],
-    /// `[16][head_dim]`.
-    pub values: &'a [f32],
-    /// Positions that the query may see: 1..=16.
-    pub visible: usize,
-}
-
-/// Running state of the online softmax of one query head.
-#[derive(Clone, Copy, Debug)]
-pub struct SoftmaxState {
-    /// Largest score so far.
-    pub max: f32,
-    /// Sum of `exp(score - max)` so far.
-    pub sum: f32,
-}
-
-impl SoftmaxState {
-    /// Nothing seen yet.
-    pub const EMPTY: Self = Self { max: f32::NEG_INFINITY, sum: 0.0 };
-}
-
 type Outputs<'a> = &'a mut [[f32; TILE]];
 
 /// The functions of one instruction set.
@@ -368,8 +343,6 @@ struct Table {
     quant_dot: unsafe fn(&QuantTile<'_>, &QuantizedRows<'_>, usize, &mut [[f32; PAIR]]),
     int4_dot_f32: unsafe fn(&QuantTile<'_>, &FloatRows<'_>, usize, &mut [[f32; PAIR]]),
     dense_dot: unsafe fn(&DenseTile<'_>, &FloatRows<'_>, usize, Outputs<'_>),
-    attend_block: unsafe fn(&[f32], &KvBlock<'_>, &mut SoftmaxState, &mut [f32]),
-    f16_to_f32: unsafe fn(&[u16], &mut [f32]),
     rms_norm: unsafe fn(&[f32], &[f32], f32, &mut [f32]),
     silu_mul: unsafe fn(&[f32], &[f32], &mut [f32]),
 }
@@ -453,30 +426,6 @@ impl Kernels {
         assert!(x.width == tile.inputs() && x.values.len() >= (first_row + out.len()) * x.width);
         // SAFETY: a table exists only where its instruction set was detected (`new`).
         unsafe { (self.table.dense_dot)(tile, x, first_row, out) }
-    }
-
-    /// Folds one KV block into a query head's attention: updates the softmax state and the weighted
-    /// sum of values `accumulator` (`[head_dim]`, relative to `state.max`, not yet divided by
-    /// `state.sum`). `query` is already scaled. Slots beyond `visible` are never used.
-    pub fn attend_block(
-        &self,
-        query: &[f32],
-        block: &KvBlock<'_>,
-        state: &mut SoftmaxState,
-        accumulator: &mut [f32],
-    ) {
-        let head_dim = query.len();
-        assert!((1..=TILE).contains(&block.visible) && accumulator.len() == head_dim);
-        assert!(block.keys.len() == TILE * head_dim && block.values.len() == TILE * head_dim);
-        // SAFETY: a table exists only where its instruction set was detected (`new`).
-        unsafe { (self.table.attend_block)(query, block, state, accumulator) }
-    }
-
-    /// Widens fp16 bits; exact.
-    pub fn f16_to_f32(&self, from: &[u16], to: &mut [f32]) {
-        assert_eq!(from.len(), to.len());
-        // SAFETY: a table exists only where its instruction set was detected (`new`).
-        unsafe { (self.table.f16_to_f32)(from, to) }
     }
 
     /// `out = x / sqrt(mean(x^2) + eps) * weight`.

@@ -3,8 +3,8 @@
 use half::{bf16, f16};
 
 use super::{
-    DenseFormat, DenseTile, Digits, FloatRows, KvBlock, LANE_INPUTS, LOW_DIGIT_BITS, Line, PAIR, QuantTile,
-    QuantizedGroup, QuantizedRows, SMALLEST_AMAX, SoftmaxState, TILE, Table, WeightBits, exp,
+    DenseFormat, DenseTile, Digits, FloatRows, LANE_INPUTS, LOW_DIGIT_BITS, Line, PAIR, QuantTile,
+    QuantizedGroup, QuantizedRows, SMALLEST_AMAX, TILE, Table, WeightBits, exp,
 };
 
 pub(super) static TABLE: Table = Table {
@@ -12,8 +12,6 @@ pub(super) static TABLE: Table = Table {
     quant_dot,
     int4_dot_f32,
     dense_dot,
-    attend_block,
-    f16_to_f32,
     rms_norm,
     silu_mul,
 };
@@ -92,7 +90,13 @@ pub(super) fn quant_dot(
 }
 
 /// Adds the products of group `g` and one block of rows.
-fn add_group(tile: &QuantTile<'_>, g: usize, x: &QuantizedRows<'_>, first_row: usize, out: &mut [[f32; PAIR]]) {
+fn add_group(
+    tile: &QuantTile<'_>,
+    g: usize,
+    x: &QuantizedRows<'_>,
+    first_row: usize,
+    out: &mut [[f32; PAIR]],
+) {
     let (weight_scales, minus_zeros, lines) = tile.group(g);
     let (values, scales, sums) = x.group(first_row, out.len(), g);
     let (rows, digits) = (out.len(), x.digits.count());
@@ -128,7 +132,12 @@ fn weight(bits: WeightBits, lines: &[Line], k: usize, n: usize) -> u8 {
     }
 }
 
-pub(super) fn int4_dot_f32(tile: &QuantTile<'_>, x: &FloatRows<'_>, first_row: usize, out: &mut [[f32; PAIR]]) {
+pub(super) fn int4_dot_f32(
+    tile: &QuantTile<'_>,
+    x: &FloatRows<'_>,
+    first_row: usize,
+    out: &mut [[f32; PAIR]],
+) {
     for (t, out) in out.iter_mut().enumerate() {
         let values = &x.values[(first_row + t) * x.width..][..x.width];
         *out = [0.0; PAIR];
@@ -176,38 +185,6 @@ fn dense<const BYTES: usize>(
     }
 }
 
-fn attend_block(query: &[f32], block: &KvBlock<'_>, state: &mut SoftmaxState, accumulator: &mut [f32]) {
-    let mut scores = [0.0f32; TILE];
-    for (q, keys) in query.iter().zip(block.keys.chunks_exact(TILE)) {
-        for (score, key) in scores.iter_mut().zip(keys) {
-            *score += q * key;
-        }
-    }
-    let scores = &mut scores[..block.visible];
-    let max = scores.iter().fold(state.max, |max, score| max.max(*score));
-    let shrink = exp(state.max - max);
-    let mut sum = 0.0;
-    for score in scores.iter_mut() {
-        *score = exp(*score - max);
-        sum += *score;
-    }
-    *state = SoftmaxState { max, sum: state.sum * shrink + sum };
-    for value in accumulator.iter_mut() {
-        *value *= shrink;
-    }
-    for (weight, values) in scores.iter().zip(block.values.chunks_exact(query.len())) {
-        for (total, value) in accumulator.iter_mut().zip(values) {
-            *total += weight * value;
-        }
-    }
-}
-
-fn f16_to_f32(from: &[u16], to: &mut [f32]) {
-    for (to, from) in to.iter_mut().zip(from) {
-        *to = f16::from_bits(*from).to_f32();
-    }
-}
-
 fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
     // Sixteen partial sums: the shape of the vector versions, and more accurate than one.
     let mut squares = [0.0f32; TILE];
@@ -233,7 +210,7 @@ pub(super) fn silu_mul(gate: &[f32], up: &[f32], out: &mut [f32]) {
 }
 
 /// See [`super::exp`] for the method.
-pub(super) fn exp(x: f32) -> f32 {
+fn exp(x: f32) -> f32 {
     let x = x.clamp(exp::LOWEST, exp::HIGHEST);
     let n = (x * exp::LOG2_E).round_ties_even();
     let r = x - n * exp::LN2_HIGH - n * exp::LN2_LOW;
