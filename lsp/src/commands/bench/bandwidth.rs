@@ -2,7 +2,7 @@
 
 use std::hint::black_box;
 use std::process::Command;
-use std::sync::Barrier;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use anyhow::{Context, ensure};
@@ -11,16 +11,17 @@ use clap::Args;
 use crate::commands::{print, thread_count};
 
 /// Larger than any last-level cache of a machine that a person sits at.
-const BUFFER_BYTES: usize = 1 << 30;
+const BUFFER_BYTES: usize = 512 << 20;
 
 /// What is read where memory is short.
 const LEAST_BUFFER_BYTES: usize = 64 << 20;
 
-/// Parts of the buffer that are timed one by one: a short stretch is less often disturbed than a long one.
-const PARTS: usize = 4;
+/// Parts of the buffer that are timed one by one. Each takes a few milliseconds: on a machine that has
+/// other things to do, few stretches much longer than that are left in peace.
+const PARTS: usize = 16;
 
 /// Times that the whole buffer is read, so that no part is in a cache when its turn comes.
-const PASSES: usize = 12;
+const PASSES: usize = 24;
 
 /// Print this machine's read bandwidth in GB/s.
 // Its own process, so that the buffer does not count as memory of the model.
@@ -57,15 +58,20 @@ pub(super) fn measure(threads: usize) -> anyhow::Result<f64> {
 /// The fastest of several passes over a buffer of which each thread reads its share.
 fn best_pass(threads: usize, bytes: usize) -> f64 {
     let words = bytes / threads / PARTS / size_of::<u64>();
-    let barrier = Barrier::new(threads);
+    let arrivals = AtomicUsize::new(0);
     let times: Vec<Vec<(Instant, Instant)>> = std::thread::scope(|scope| {
         let reader = |thread: usize| {
-            let barrier = &barrier;
+            let arrivals = &arrivals;
             move || {
                 // Written, since pages that never were are all one page of zeros.
                 let share: Vec<u64> = (0..(words * PARTS) as u64).map(|word| word ^ thread as u64).collect();
-                let parts = || share.chunks_exact(words);
-                (0..PASSES).flat_map(|_| parts()).map(|part| timed_sum(barrier, part)).collect()
+                let parts = (0..PASSES).flat_map(|_| share.chunks_exact(words)).enumerate();
+                parts
+                    .map(|(turn, part)| {
+                        wait_for_all(arrivals, threads * (turn + 1));
+                        timed_sum(part)
+                    })
+                    .collect()
             }
         };
         let readers: Vec<_> = (0..threads).map(|thread| scope.spawn(reader(thread))).collect();
@@ -79,9 +85,17 @@ fn best_pass(threads: usize, bytes: usize) -> f64 {
     (words * threads * size_of::<u64>()) as f64 / seconds.fold(f64::INFINITY, f64::min) / 1e9
 }
 
-/// Waits for the other threads, and says when the reading began and ended.
-fn timed_sum(barrier: &Barrier, words: &[u64]) -> (Instant, Instant) {
-    barrier.wait();
+/// Waits until `all` arrivals are counted, this one included. The threads must start together, and a
+/// sleeping one would be late.
+fn wait_for_all(arrivals: &AtomicUsize, all: usize) {
+    arrivals.fetch_add(1, Ordering::AcqRel);
+    while arrivals.load(Ordering::Acquire) < all {
+        std::thread::yield_now();
+    }
+}
+
+/// When the reading began and ended.
+fn timed_sum(words: &[u64]) -> (Instant, Instant) {
     let started = Instant::now();
     black_box(sum(black_box(words)));
     (started, Instant::now())
@@ -131,7 +145,7 @@ fn sum_in_lanes<const LANES: usize>(words: &[u64]) -> u64 {
 
 /// A quarter of the memory that is free at most.
 fn buffer_bytes() -> usize {
-    available_bytes().map_or(BUFFER_BYTES / 4, |free| (free / 4).clamp(LEAST_BUFFER_BYTES, BUFFER_BYTES))
+    available_bytes().map_or(BUFFER_BYTES / 2, |free| (free / 4).clamp(LEAST_BUFFER_BYTES, BUFFER_BYTES))
 }
 
 /// Where the system tells (Linux).

@@ -156,10 +156,10 @@ fn bytes_per_token(args: &MeasureArgs, target: &Target) -> f64 {
 /// A prompt that nobody saw before, and then the same with another tail.
 fn measure_first_token(engine: &Engine, args: &MeasureArgs, figures: &mut Figures) -> anyhow::Result<()> {
     let mut prompt = random_tokens(args.prompt, engine.model().vocab_size);
-    let cold = requests::run(engine, request(prompt.clone(), 1))?;
+    let cold = requests::run(engine, request(prompt.clone(), 1), || {})?;
     figures.first_token_cold.push(cold.first_token.as_secs_f64());
     prompt.extend(random_tokens(TAIL, engine.model().vocab_size));
-    let warm = requests::run(engine, request(prompt, 1))?;
+    let warm = requests::run(engine, request(prompt, 1), || {})?;
     figures.first_token_warm.push(warm.first_token.as_secs_f64());
     figures.warm_cached_tokens = warm.cached_tokens;
     Ok(())
@@ -170,7 +170,7 @@ fn measure_first_token(engine: &Engine, args: &MeasureArgs, figures: &mut Figure
 fn cached_contexts(engine: &Engine, args: &MeasureArgs) -> anyhow::Result<Vec<Vec<u32>>> {
     let context = |_| {
         let context = random_tokens(context_tokens(args), engine.model().vocab_size);
-        requests::run(engine, request(context.clone(), 0))?;
+        requests::run(engine, request(context.clone(), 0), || {})?;
         Ok(context)
     };
     (0..args.batch).map(context).collect()
@@ -190,7 +190,7 @@ fn measure_decode(
     context: &[u32],
     figures: &mut Figures,
 ) -> anyhow::Result<()> {
-    let usage = requests::run(engine, request(with_new_end(engine, context), args.tokens))?;
+    let usage = requests::run(engine, request(with_new_end(engine, context), args.tokens), || {})?;
     let decoding = usage.total - usage.first_token;
     figures.decode.push((usage.generated_tokens - 1) as f64 / decoding.as_secs_f64());
     Ok(())
@@ -203,7 +203,7 @@ fn measure_batch(
     figures: &mut Figures,
 ) -> anyhow::Result<()> {
     let requests = contexts.iter().map(|context| request(with_new_end(engine, context), args.tokens));
-    let together = run_together(engine, requests.collect())?;
+    let together = run_together(engine, requests.collect(), || {})?;
     figures.batch.push(together.decoded as f64 / together.decoding.as_secs_f64());
     Ok(())
 }

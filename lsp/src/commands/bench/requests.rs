@@ -19,9 +19,13 @@ pub(super) fn random_tokens(count: usize, vocab_size: usize) -> Vec<u32> {
     (0..count).map(|_| random.u32(..vocab_size as u32)).collect()
 }
 
-/// Runs one request alone.
-pub(super) fn run(generator: &dyn Generator, request: Request) -> anyhow::Result<Usage> {
-    finish(generator.submit(request)?)
+/// Runs one request alone, and calls `on_token` as its tokens come.
+pub(super) fn run(
+    generator: &dyn Generator,
+    request: Request,
+    on_token: impl FnMut(),
+) -> anyhow::Result<Usage> {
+    finish(generator.submit(request)?, on_token)
 }
 
 /// Requests that ran together.
@@ -36,8 +40,12 @@ pub(super) struct Together {
     pub(super) total: Duration,
 }
 
-/// Submits all requests at once and waits for the last.
-pub(super) fn run_together(generator: &dyn Generator, requests: Vec<Request>) -> anyhow::Result<Together> {
+/// Submits all requests at once and waits for the last. Calls `on_token` for every token, if not at once.
+pub(super) fn run_together(
+    generator: &dyn Generator,
+    requests: Vec<Request>,
+    mut on_token: impl FnMut(),
+) -> anyhow::Result<Together> {
     let started = Instant::now();
     let mut running = Vec::new();
     for request in requests {
@@ -46,7 +54,7 @@ pub(super) fn run_together(generator: &dyn Generator, requests: Vec<Request>) ->
     let mut together = Together { decoded: 0, decoding: Duration::ZERO, generated: 0, total: Duration::ZERO };
     let mut first_token = Duration::MAX;
     for (submitted, generation) in running {
-        let usage = finish(generation)?;
+        let usage = finish(generation, &mut on_token)?;
         together.generated += usage.generated_tokens;
         together.decoded += usage.generated_tokens - 1;
         together.total = together.total.max(submitted + usage.total);
@@ -56,13 +64,14 @@ pub(super) fn run_together(generator: &dyn Generator, requests: Vec<Request>) ->
     Ok(together)
 }
 
-fn finish(mut generation: Generation) -> anyhow::Result<Usage> {
+fn finish(mut generation: Generation, mut on_token: impl FnMut()) -> anyhow::Result<Usage> {
     while let Some(event) = generation.blocking_next() {
         match event {
             Event::Finished(FinishReason::MaxTokens, usage) => return Ok(usage),
             Event::Finished(FinishReason::Failed(message), _) => bail!("the engine failed: {message}"),
             Event::Finished(reason, _) => bail!("a measured request ended early: {reason:?}"),
-            Event::Started(_) | Event::Token(_) => {}
+            Event::Started(_) => {}
+            Event::Token(_) => on_token(),
         }
     }
     bail!("the engine stopped in the middle of a request")

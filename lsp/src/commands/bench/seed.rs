@@ -192,14 +192,13 @@ fn measure_generations(engine: &Engine, bar: &ProgressBar) -> anyhow::Result<Vec
     let mut rows = Vec::new();
     for (name, tokens, prompt) in GENERATIONS {
         bar.set_message(name);
-        let usage = run(engine, cold_request(engine, prompt, tokens))?;
+        let usage = run(engine, cold_request(engine, prompt, tokens), || bar.inc(1))?;
         rows.push(GenerationRow {
             name,
             prompt_tokens: usage.prompt_tokens,
             tokens,
             tok_s: rounded(tokens as f64 / usage.total.as_secs_f64()),
         });
-        bar.inc(tokens as u64);
     }
     Ok(rows)
 }
@@ -212,10 +211,9 @@ fn measure_first_tokens(engine: &Engine, bar: &ProgressBar) -> anyhow::Result<Ve
         let mut prompt_tokens = 0;
         let mut times = Vec::new();
         for _ in 0..FIRST_TOKEN_RUNS {
-            let usage = run(engine, cold_request(engine, prompt, 1))?;
+            let usage = run(engine, cold_request(engine, prompt, 1), || bar.inc(1))?;
             prompt_tokens = usage.prompt_tokens;
             times.push(usage.first_token);
-            bar.inc(1);
         }
         let milliseconds = |time: Duration| rounded(time.as_secs_f64() * 1e3);
         rows.push(FirstTokenRow {
@@ -237,6 +235,7 @@ fn measure_parallel(engine: &Engine, bar: &ProgressBar) -> anyhow::Result<Vec<Pa
         let together = run_together(
             engine,
             prompts.map(|prompt| cold_request(engine, prompt, PARALLEL_TOKENS)).collect(),
+            || bar.inc(1),
         )?;
         let tok_s = together.generated as f64 / together.total.as_secs_f64();
         if requests == 1 {
@@ -245,7 +244,6 @@ fn measure_parallel(engine: &Engine, bar: &ProgressBar) -> anyhow::Result<Vec<Pa
             let speedup = rounded(tok_s / alone);
             rows.push(ParallelRow { requests, effective_tok_s: rounded(tok_s), speedup });
         }
-        bar.inc((requests * PARALLEL_TOKENS) as u64);
     }
     Ok(rows)
 }
