@@ -332,10 +332,9 @@ impl Backend for CpuBackend {
     }
 
     fn weight_bytes(&self) -> usize {
-        let layers =
-            self.model.layers.iter().flat_map(|layer| {
-                [&layer.q, &layer.k, &layer.v, &layer.o, &layer.gate, &layer.up, &layer.down]
-            });
+        let layers = self.model.layers.iter().flat_map(|layer| {
+            [&layer.q, &layer.k, &layer.v, &layer.o, &layer.gate, &layer.up, &layer.down]
+        });
         layers.chain([&self.model.head]).map(Linear::bytes).sum()
     }
 
