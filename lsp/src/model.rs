@@ -3,14 +3,16 @@
 //! Loading takes from milliseconds (the embedded model) to seconds; the server answers meanwhile. So
 //! a [`Loader`] works on a thread of its own and everyone else follows a [`ModelWatch`].
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use redstart_engine::backend::Backend;
 use redstart_engine::checkpoint::Checkpoint;
 use redstart_engine::cpu::{CpuBackend, CpuOptions};
 use redstart_engine::engine::{Engine, EngineOptions};
 use redstart_engine::generator::{Generator, ModelInfo};
+use redstart_engine::synthetic::SyntheticModel;
 use redstart_engine::tokenizer::Tokenizer;
 use redstart_plugins::prompt::ChatFrame;
 use redstart_plugins::{Assembler, Tokenize};
@@ -41,6 +43,9 @@ pub enum ModelState {
 
 /// Text whose tokens are remembered: the windows of a few documents.
 pub const SEGMENT_CACHE_BYTES: usize = 1 << 20;
+
+/// Synthetic models have the same weights every time.
+pub const SYNTHETIC_SEED: u64 = 1;
 
 /// Follows the model's state; cloned freely.
 pub type ModelWatch = watch::Receiver<ModelState>;
@@ -108,6 +113,8 @@ pub enum ModelSource {
     Embedded,
     /// A Hugging Face directory.
     Directory(PathBuf),
+    /// Random weights in the shapes of a real model, to measure speed with.
+    Synthetic(SyntheticModel),
 }
 
 impl ModelSource {
@@ -124,6 +131,15 @@ impl ModelSource {
                 let full = directory.canonicalize().unwrap_or_else(|_| directory.clone());
                 full.file_name().unwrap_or(full.as_os_str()).to_string_lossy().into_owned()
             }
+            Self::Synthetic(model) => format!("synthetic {}", model.name()),
+        }
+    }
+
+    /// What went wrong, with the directory where there is one.
+    fn explain(&self, error: &dyn std::fmt::Display) -> String {
+        match self {
+            Self::Directory(directory) => format!("cannot load {}: {error}", directory.display()),
+            Self::Embedded | Self::Synthetic(_) => error.to_string(),
         }
     }
 }
@@ -258,38 +274,90 @@ pub fn load(source: &ModelSource, options: &RunOptions, files: &PluginFiles) -> 
 /// # Errors
 /// A message for the user.
 pub fn load_engine(source: &ModelSource, options: &RunOptions) -> Result<(Engine, ModelFiles), String> {
-    let files = ModelFiles::new(source);
-    let explain = |error: String| match source {
-        ModelSource::Embedded => error,
-        ModelSource::Directory(directory) => format!("cannot load {}: {error}", directory.display()),
-    };
-    let checkpoint = match source {
-        ModelSource::Embedded => Checkpoint::from_static(embedded::NAME, embedded::CONFIG, embedded::WEIGHTS),
-        ModelSource::Directory(directory) => Checkpoint::open(directory),
-    }
-    .map_err(|error| explain(error.to_string()))?;
-    let tokenizer = match files.read("tokenizer.json") {
-        Some(bytes) => {
-            let parsed =
-                Tokenizer::from_bytes(&bytes).map_err(|error| explain(format!("tokenizer.json: {error}")))?;
-            Some(Arc::new(parsed))
+    let loaded = OpenModel::open(source)?.load(options)?;
+    loaded.start(options.engine.clone())
+}
+
+/// A model whose files are open and whose weights no backend has yet.
+pub struct OpenModel {
+    /// Configuration and tensors.
+    pub checkpoint: Checkpoint,
+    source: ModelSource,
+    tokenizer: Option<Arc<Tokenizer>>,
+    files: ModelFiles,
+}
+
+impl OpenModel {
+    /// Opens the files, or makes up the weights of a synthetic model.
+    ///
+    /// # Errors
+    /// A message for the user.
+    pub fn open(source: &ModelSource) -> Result<Self, String> {
+        let files = ModelFiles::new(source);
+        let checkpoint = match source {
+            ModelSource::Embedded => {
+                Checkpoint::from_static(embedded::NAME, embedded::CONFIG, embedded::WEIGHTS)
+            }
+            ModelSource::Directory(directory) => Checkpoint::open(directory),
+            ModelSource::Synthetic(model) => Checkpoint::synthetic(*model, SYNTHETIC_SEED),
         }
-        None => None,
-    };
-    let cpu = CpuOptions { threads: options.threads, exact: options.exact, ..CpuOptions::default() };
-    let backend = CpuBackend::new(&checkpoint, cpu).map_err(|error| explain(error.to_string()))?;
-    let config = checkpoint.config();
-    let info = ModelInfo {
-        name: source.name(),
-        description: redstart_engine::backend::Backend::name(&backend),
-        max_model_len: config.max_position_embeddings,
-        vocab_size: config.vocab_size,
-        tokenizer,
-    };
-    let eos = config.eos_token_ids.clone();
-    let engine = Engine::start(Box::new(backend), info, eos, options.engine.clone())
-        .map_err(|error| explain(error.to_string()))?;
-    Ok((engine, files))
+        .map_err(|error| source.explain(&error))?;
+        let tokenizer = match files.read("tokenizer.json") {
+            Some(bytes) => {
+                let parsed = Tokenizer::from_bytes(&bytes)
+                    .map_err(|error| source.explain(&format!("tokenizer.json: {error}")))?;
+                Some(Arc::new(parsed))
+            }
+            None => None,
+        };
+        Ok(Self { checkpoint, source: source.clone(), tokenizer, files })
+    }
+
+    /// Makes the weights ready to compute with. The files are closed afterwards.
+    ///
+    /// # Errors
+    /// A message for the user.
+    pub fn load(self, options: &RunOptions) -> Result<LoadedBackend, String> {
+        let cpu = CpuOptions { threads: options.threads, exact: options.exact, ..CpuOptions::default() };
+        let started = Instant::now();
+        let backend = CpuBackend::new(&self.checkpoint, cpu).map_err(|error| self.source.explain(&error))?;
+        let load_time = started.elapsed();
+        let config = self.checkpoint.config();
+        let info = ModelInfo {
+            name: self.source.name(),
+            description: backend.name(),
+            max_model_len: config.max_position_embeddings,
+            vocab_size: config.vocab_size,
+            tokenizer: self.tokenizer,
+        };
+        let eos_token_ids = config.eos_token_ids.clone();
+        Ok(LoadedBackend { backend, info, load_time, source: self.source, eos_token_ids, files: self.files })
+    }
+}
+
+/// A backend that holds a model's weights, and what an engine must know of the model.
+pub struct LoadedBackend {
+    /// Holds the weights.
+    pub backend: CpuBackend,
+    /// Describes the model.
+    pub info: ModelInfo,
+    /// From the open files to the backend.
+    pub load_time: Duration,
+    source: ModelSource,
+    eos_token_ids: Vec<u32>,
+    files: ModelFiles,
+}
+
+impl LoadedBackend {
+    /// Starts the engine's thread.
+    ///
+    /// # Errors
+    /// A message for the user.
+    pub fn start(self, options: EngineOptions) -> Result<(Engine, ModelFiles), String> {
+        let Self { backend, info, source, eos_token_ids, files, .. } = self;
+        let engine = Engine::start(Box::new(backend), info, eos_token_ids, options);
+        Ok((engine.map_err(|error| source.explain(&error))?, files))
+    }
 }
 
 /// The engine's tokenizer in the plugin host's eyes.
@@ -312,27 +380,21 @@ fn prompt_hints(files: &ModelFiles) -> Result<PromptHints, String> {
 
 /// The small files beside the weights.
 pub struct ModelFiles {
-    directory: Option<PathBuf>,
+    source: ModelSource,
 }
 
 impl ModelFiles {
     fn new(source: &ModelSource) -> Self {
-        let directory = match source {
-            ModelSource::Embedded => None,
-            ModelSource::Directory(directory) => Some(directory.clone()),
-        };
-        Self { directory }
+        Self { source: source.clone() }
     }
 
     /// The bytes of a file, where there is one.
     pub fn read(&self, name: &str) -> Option<Vec<u8>> {
-        match &self.directory {
-            Some(directory) => std::fs::read(Path::new(directory).join(name)).ok(),
-            None => match name {
-                "tokenizer.json" => Some(embedded::TOKENIZER.to_vec()),
-                "redstart.json" => Some(embedded::PROMPT_HINTS.to_vec()),
-                _ => None,
-            },
+        match (&self.source, name) {
+            (ModelSource::Directory(directory), _) => std::fs::read(directory.join(name)).ok(),
+            (ModelSource::Embedded, "tokenizer.json") => Some(embedded::TOKENIZER.to_vec()),
+            (ModelSource::Embedded, "redstart.json") => Some(embedded::PROMPT_HINTS.to_vec()),
+            (ModelSource::Embedded | ModelSource::Synthetic(_), _) => None,
         }
     }
 }

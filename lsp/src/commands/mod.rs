@@ -1,10 +1,12 @@
 //! The subcommands of `redstart`.
 
+mod bench;
 mod complete;
 mod demo;
 mod doctor;
 mod inspect;
 mod lsp;
+mod memory;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -35,6 +37,7 @@ enum Command {
     Complete(complete::CompleteArgs),
     Inspect(inspect::InspectArgs),
     Doctor(doctor::DoctorArgs),
+    Bench(bench::BenchArgs),
 }
 
 /// Which model, and how to run it.
@@ -102,6 +105,7 @@ pub fn run() -> ExitCode {
         Command::Complete(args) => complete::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Doctor(args) => doctor::run(args),
+        Command::Bench(args) => bench::run(args),
     };
     result.unwrap_or_else(|error| {
         report(&format!("redstart: {error:#}"));

@@ -12,14 +12,8 @@ use super::{
     PAIR, QuantTile, QuantizedGroup, QuantizedRows, TILE, Table, WeightBits, exp, group_lines, portable,
 };
 
-pub(super) static TABLE: Table = Table {
-    quantize_group,
-    quant_dot,
-    int4_dot_f32,
-    dense_dot,
-    rms_norm,
-    silu_mul,
-};
+pub(super) static TABLE: Table =
+    Table { quantize_group, quant_dot, int4_dot_f32, dense_dot, rms_norm, silu_mul };
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
 fn quantize_group(x: &[f32], stride: usize, to: &mut QuantizedGroup<'_>) {

@@ -7,14 +7,8 @@ use super::{
     QuantizedGroup, QuantizedRows, SMALLEST_AMAX, TILE, Table, WeightBits, exp,
 };
 
-pub(super) static TABLE: Table = Table {
-    quantize_group,
-    quant_dot,
-    int4_dot_f32,
-    dense_dot,
-    rms_norm,
-    silu_mul,
-};
+pub(super) static TABLE: Table =
+    Table { quantize_group, quant_dot, int4_dot_f32, dense_dot, rms_norm, silu_mul };
 
 pub(super) fn quantize_group(x: &[f32], stride: usize, to: &mut QuantizedGroup<'_>) {
     let ((rows, group_size), digits) = (to.shape(), to.digits.count());

@@ -7,10 +7,10 @@ use anyhow::{Context, bail};
 use serde_json::{Value, json};
 use tokio::io::DuplexStream;
 
-use super::show::{Keystroke, Outcome, Show, resident_mb};
+use super::show::{Keystroke, Outcome, Show};
 use crate::assistant::Assistant;
 use crate::client::Client;
-use crate::commands::ModelArgs;
+use crate::commands::{ModelArgs, memory};
 use crate::model::Loader;
 use crate::server;
 
@@ -77,7 +77,7 @@ pub(super) async fn run(model: &ModelArgs, text: String, show: &Show) -> anyhow:
         }
     }
     editor.check_text().await?;
-    editor.outcome.resident_mb = resident_mb();
+    editor.outcome.resident_mb = memory::resident_mb().map(|mb| mb as u64);
     editor.client.request("shutdown", Value::Null).await?;
     editor.client.notify("exit", Value::Null).await?;
     server.await?;

@@ -1,0 +1,148 @@
+//! What `redstart bench` prints.
+
+use std::fmt::Write;
+
+use serde::Serialize;
+
+use super::measure::{Figures, Setting, TAIL};
+use super::{MeasureArgs, rounded};
+
+/// The figures, rounded; its JSON is for scripts. Times are in milliseconds, an MB is 2^20 bytes, a GB
+/// 10^9; `null` is what the system does not tell.
+#[derive(Serialize)]
+pub(super) struct Report {
+    model: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    weights: Option<&'static str>,
+    backend: String,
+    threads: usize,
+    prompt: usize,
+    tokens: usize,
+    depth: usize,
+    batch: usize,
+    repeat: usize,
+    /// From an open checkpoint to a backend that can compute.
+    load_ms: f64,
+    prefill_tok_s: f64,
+    decode_tok_s: f64,
+    ttft_cold_ms: f64,
+    ttft_warm_ms: f64,
+    warm_cached_tokens: usize,
+    batch_tok_s: f64,
+    checkpoint_mb: f64,
+    /// While loading, the open checkpoint included.
+    load_peak_rss_mb: Option<f64>,
+    peak_rss_mb: Option<f64>,
+    bytes_per_token: u64,
+    read_gb_s: f64,
+    /// Of the read bandwidth, while decoding.
+    bandwidth_share: f64,
+    /// The best repeat of each, where the others are medians.
+    best: Best,
+}
+
+#[derive(Serialize)]
+struct Best {
+    prefill_tok_s: f64,
+    decode_tok_s: f64,
+    ttft_cold_ms: f64,
+    ttft_warm_ms: f64,
+    batch_tok_s: f64,
+}
+
+impl Report {
+    pub(super) fn new(
+        args: &MeasureArgs,
+        setting: &Setting,
+        figures: &Figures,
+        peak_rss_mb: Option<f64>,
+    ) -> Self {
+        let (cold, warm) = (&figures.first_token_cold, &figures.first_token_warm);
+        let prefill = |seconds: f64| rounded(args.prompt as f64 / seconds);
+        let milliseconds = |seconds: f64| rounded(seconds * 1e3);
+        let decode = figures.decode.median();
+        Self {
+            model: setting.model.clone(),
+            weights: args.target.weights_note(),
+            backend: setting.backend.clone(),
+            threads: args.target.threads(),
+            prompt: args.prompt,
+            tokens: args.tokens,
+            depth: args.depth,
+            batch: args.batch,
+            repeat: args.repeat,
+            load_ms: milliseconds(setting.load_time.as_secs_f64()),
+            prefill_tok_s: prefill(cold.median()),
+            decode_tok_s: rounded(decode),
+            ttft_cold_ms: milliseconds(cold.median()),
+            ttft_warm_ms: milliseconds(warm.median()),
+            warm_cached_tokens: figures.warm_cached_tokens,
+            batch_tok_s: rounded(figures.batch.median()),
+            checkpoint_mb: rounded(setting.checkpoint_bytes as f64 / f64::from(1 << 20)),
+            load_peak_rss_mb: setting.load_peak_mb.map(rounded),
+            peak_rss_mb: peak_rss_mb.map(rounded),
+            bytes_per_token: setting.bytes_per_token as u64,
+            read_gb_s: rounded(setting.read_bandwidth),
+            bandwidth_share: rounded(setting.bytes_per_token * decode / (setting.read_bandwidth * 1e9)),
+            best: Best {
+                prefill_tok_s: prefill(cold.least()),
+                decode_tok_s: rounded(figures.decode.most()),
+                ttft_cold_ms: milliseconds(cold.least()),
+                ttft_warm_ms: milliseconds(warm.least()),
+                batch_tok_s: rounded(figures.batch.most()),
+            },
+        }
+    }
+
+    /// One line of JSON.
+    pub(super) fn json(&self) -> anyhow::Result<String> {
+        Ok(serde_json::to_string(self)? + "\n")
+    }
+
+    /// For people.
+    pub(super) fn table(&self) -> String {
+        let mut text = format!("{} on {}\n", self.model, self.backend);
+        if self.weights.is_some() {
+            text.push_str("random weights, speed only: the text it writes means nothing\n");
+        }
+        let mut row = |name: &str, value: String, note: String| {
+            // Writing to a String cannot fail.
+            let _ = writeln!(text, "{}", format!("  {name:<26} {value:>14}   {note}").trim_end());
+        };
+        let best = |value: f64| if self.repeat > 1 { format!("best {value}") } else { String::new() };
+        let mb = |value: Option<f64>| value.map_or("unknown here".into(), |mb| format!("{mb} MB"));
+        row(
+            &format!("prefill, {} tokens", self.prompt),
+            format!("{} tok/s", self.prefill_tok_s),
+            best(self.best.prefill_tok_s),
+        );
+        row("first token, cold", format!("{} ms", self.ttft_cold_ms), best(self.best.ttft_cold_ms));
+        row(
+            "first token, warm",
+            format!("{} ms", self.ttft_warm_ms),
+            format!("{TAIL} new tokens after {} cached", self.warm_cached_tokens),
+        );
+        row(
+            &format!("decode at depth {}", self.depth),
+            format!("{} tok/s", self.decode_tok_s),
+            best(self.best.decode_tok_s),
+        );
+        row(
+            &format!("decode, {} together", self.batch),
+            format!("{} tok/s", self.batch_tok_s),
+            best(self.best.batch_tok_s),
+        );
+        row(
+            "read by a decoded token",
+            format!("{:.1} MB", self.bytes_per_token as f64 / f64::from(1 << 20)),
+            match self.bandwidth_share {
+                ..=1.0 => format!("{:.0} % of what memory gives", 100.0 * self.bandwidth_share),
+                _ => "more than memory gives: it stays in the cache".into(),
+            },
+        );
+        row("memory gives", format!("{} GB/s", self.read_gb_s), format!("{} threads reading", self.threads));
+        row("load", format!("{} ms", self.load_ms), format!("checkpoint of {} MB", self.checkpoint_mb));
+        row("peak memory", mb(self.peak_rss_mb), format!("while loading {}", mb(self.load_peak_rss_mb)));
+        text
+    }
+}
