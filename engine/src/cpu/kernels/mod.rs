@@ -48,13 +48,15 @@ pub enum Isa {
     Portable,
     /// x86-64 with AVX2, FMA and F16C (2013 and later).
     Avx2,
+    /// The same with AVX-VNNI (2021 and later; also where AVX-512 is not).
+    AvxVnni,
     /// x86-64 with AVX-512 F, BW, VL and VNNI (2019 and later).
     Avx512,
 }
 
 impl Isa {
     /// All of them, slowest first.
-    pub const ALL: [Self; 3] = [Self::Portable, Self::Avx2, Self::Avx512];
+    pub const ALL: [Self; 4] = [Self::Portable, Self::Avx2, Self::AvxVnni, Self::Avx512];
 
     /// Whether this machine has it.
     pub fn is_available(self) -> bool {
@@ -67,6 +69,8 @@ impl Isa {
                     && is_x86_feature_detected!("f16c")
             }
             #[cfg(target_arch = "x86_64")]
+            Self::AvxVnni => Self::Avx2.is_available() && is_x86_feature_detected!("avxvnni"),
+            #[cfg(target_arch = "x86_64")]
             Self::Avx512 => {
                 Self::Avx2.is_available()
                     && is_x86_feature_detected!("avx512f")
@@ -75,7 +79,7 @@ impl Isa {
                     && is_x86_feature_detected!("avx512vnni")
             }
             #[cfg(not(target_arch = "x86_64"))]
-            Self::Avx2 | Self::Avx512 => false,
+            Self::Avx2 | Self::AvxVnni | Self::Avx512 => false,
         }
     }
 
@@ -89,6 +93,7 @@ impl Isa {
         match self {
             Self::Portable => "portable",
             Self::Avx2 => "avx2",
+            Self::AvxVnni => "avx-vnni",
             Self::Avx512 => "avx512",
         }
     }
@@ -390,9 +395,11 @@ impl Kernels {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => &avx2::TABLE,
             #[cfg(target_arch = "x86_64")]
+            Isa::AvxVnni => &avx2::VNNI_TABLE,
+            #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => &avx512::TABLE,
             #[cfg(not(target_arch = "x86_64"))]
-            Isa::Avx2 | Isa::Avx512 => return None,
+            Isa::Avx2 | Isa::AvxVnni | Isa::Avx512 => return None,
         };
         Some(Self { isa, table })
     }
