@@ -8,8 +8,9 @@
 use std::arch::x86_64::*;
 
 use super::{
-    CONSTANT_LINES, DenseFormat, DenseTile, Digits, FloatRows, KvBlock, LANE_INPUTS, LINE_BYTES, LOW_DIGIT_BITS, Line,
-    PAIR, QuantTile, QuantizedGroup, QuantizedRows, SoftmaxState, TILE, Table, WeightBits, exp, group_lines, portable,
+    CONSTANT_LINES, DenseFormat, DenseTile, Digits, FloatRows, KvBlock, LANE_INPUTS, LINE_BYTES,
+    LOW_DIGIT_BITS, Line, PAIR, QuantTile, QuantizedGroup, QuantizedRows, SoftmaxState, TILE, Table,
+    WeightBits, exp, group_lines, portable,
 };
 
 pub(super) static TABLE: Table = Table {

@@ -1,7 +1,7 @@
 //! Inner loops, one table of them per instruction set.
 //!
 //! [`Kernels`] is a table of functions chosen once at run time. Every table computes the same things:
-//! [`portable`] is plain Rust and the definition, `avx2` and `avx512` are held to it by the tests
+//! [`portable`] is plain Rust and the definition, `avx2`, `avx512` and `neon` are held to it by the tests
 //! below. Integer results (rounded activations, their sums, int4 dots) are identical in all of them;
 //! float results differ by rounding only.
 //!
@@ -10,7 +10,7 @@
 //! a result does not depend, in any bit, on which other tokens share the call.
 
 /// Runs `$block` over all rows of `$out`, as many at a time as the listed sizes allow (the last is 1).
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 macro_rules! in_row_blocks {
     ($tile:expr, $x:expr, $first_row:expr, $out:expr; $($rows:literal => $block:expr),+) => {{
         let mut done = 0;
@@ -25,6 +25,8 @@ macro_rules! in_row_blocks {
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod portable;
 #[cfg(test)]
 mod tests;
@@ -46,6 +48,8 @@ pub const LANE_INPUTS: usize = 4;
 pub enum Isa {
     /// Plain Rust, any machine.
     Portable,
+    /// AArch64 with dot products (2018 and later).
+    Neon,
     /// x86-64 with AVX2, FMA and F16C (2013 and later).
     Avx2,
     /// The same with AVX-VNNI (2021 and later; also where AVX-512 is not).
@@ -56,12 +60,18 @@ pub enum Isa {
 
 impl Isa {
     /// All of them, slowest first.
-    pub const ALL: [Self; 4] = [Self::Portable, Self::Avx2, Self::AvxVnni, Self::Avx512];
+    pub const ALL: [Self; 5] = [Self::Portable, Self::Neon, Self::Avx2, Self::AvxVnni, Self::Avx512];
 
     /// Whether this machine has it.
     pub fn is_available(self) -> bool {
         match self {
             Self::Portable => true,
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => {
+                cfg!(target_endian = "little") && std::arch::is_aarch64_feature_detected!("dotprod")
+            }
+            #[cfg(not(target_arch = "aarch64"))]
+            Self::Neon => false,
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => {
                 is_x86_feature_detected!("avx2")
@@ -92,6 +102,7 @@ impl Isa {
     pub fn name(self) -> &'static str {
         match self {
             Self::Portable => "portable",
+            Self::Neon => "neon",
             Self::Avx2 => "avx2",
             Self::AvxVnni => "avx-vnni",
             Self::Avx512 => "avx512",
@@ -392,6 +403,10 @@ impl Kernels {
         let table = match isa {
             _ if !isa.is_available() => return None,
             Isa::Portable => &portable::TABLE,
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => &neon::TABLE,
+            #[cfg(not(target_arch = "aarch64"))]
+            Isa::Neon => return None,
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => &avx2::TABLE,
             #[cfg(target_arch = "x86_64")]

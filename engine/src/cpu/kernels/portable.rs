@@ -92,7 +92,13 @@ pub(super) fn quant_dot(
 }
 
 /// Adds the products of group `g` and one block of rows.
-fn add_group(tile: &QuantTile<'_>, g: usize, x: &QuantizedRows<'_>, first_row: usize, out: &mut [[f32; PAIR]]) {
+fn add_group(
+    tile: &QuantTile<'_>,
+    g: usize,
+    x: &QuantizedRows<'_>,
+    first_row: usize,
+    out: &mut [[f32; PAIR]],
+) {
     let (weight_scales, minus_zeros, lines) = tile.group(g);
     let (values, scales, sums) = x.group(first_row, out.len(), g);
     let (rows, digits) = (out.len(), x.digits.count());
@@ -128,7 +134,12 @@ fn weight(bits: WeightBits, lines: &[Line], k: usize, n: usize) -> u8 {
     }
 }
 
-pub(super) fn int4_dot_f32(tile: &QuantTile<'_>, x: &FloatRows<'_>, first_row: usize, out: &mut [[f32; PAIR]]) {
+pub(super) fn int4_dot_f32(
+    tile: &QuantTile<'_>,
+    x: &FloatRows<'_>,
+    first_row: usize,
+    out: &mut [[f32; PAIR]],
+) {
     for (t, out) in out.iter_mut().enumerate() {
         let values = &x.values[(first_row + t) * x.width..][..x.width];
         *out = [0.0; PAIR];
@@ -176,7 +187,12 @@ fn dense<const BYTES: usize>(
     }
 }
 
-fn attend_block(query: &[f32], block: &KvBlock<'_>, state: &mut SoftmaxState, accumulator: &mut [f32]) {
+pub(super) fn attend_block(
+    query: &[f32],
+    block: &KvBlock<'_>,
+    state: &mut SoftmaxState,
+    accumulator: &mut [f32],
+) {
     let mut scores = [0.0f32; TILE];
     for (q, keys) in query.iter().zip(block.keys.chunks_exact(TILE)) {
         for (score, key) in scores.iter_mut().zip(keys) {
