@@ -162,6 +162,22 @@ pub fn group_lines(bits: WeightBits, group_size: usize) -> usize {
     CONSTANT_LINES + 2 * group_size / bits.line_inputs()
 }
 
+/// How the weights of a group lie before a kernel that unpacks those of four bits for many rows.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod format {
+    /// Four bits each, as in the tile.
+    pub(super) const NIBBLES: usize = 0;
+    /// A byte each, 0..=15: unpacked.
+    pub(super) const SMALL_BYTES: usize = 1;
+    /// A byte each, 0..=255, as in the tile.
+    pub(super) const BYTES: usize = 2;
+
+    /// [`LANE_INPUTS`](super::LANE_INPUTS) that one line of weights holds.
+    pub(super) const fn lanes_per_step(format: usize) -> usize {
+        if format == NIBBLES { 2 } else { 1 }
+    }
+}
+
 impl<'a> QuantTile<'a> {
     fn groups(&self) -> usize {
         self.lines.len() / group_lines(self.bits, self.group_size)

@@ -9,7 +9,8 @@ use std::arch::aarch64::*;
 
 use super::{
     CONSTANT_LINES, DenseFormat, DenseTile, Digits, FloatRows, LANE_INPUTS, LINE_BYTES, LOW_DIGIT_BITS, Line,
-    PAIR, QuantTile, QuantizedGroup, QuantizedRows, TILE, Table, WeightBits, exp, group_lines, portable,
+    PAIR, QuantTile, QuantizedGroup, QuantizedRows, TILE, Table, WeightBits, exp, format, group_lines,
+    portable,
 };
 
 pub(super) static TABLE: Table = Table {
@@ -82,16 +83,6 @@ fn largest_magnitude(group: &[f32]) -> f32 {
         largest = vmaxq_u32(largest, vandq_u32(vreinterpretq_u32_f32(load(chunk)), magnitude));
     }
     f32::from_bits(vmaxvq_u32(largest))
-}
-
-/// How the weights of a group are stored.
-mod format {
-    /// Four bits each, as in the tile.
-    pub(super) const NIBBLES: usize = 0;
-    /// A byte each, 0..=15.
-    pub(super) const SMALL_BYTES: usize = 1;
-    /// A byte each, 0..=255.
-    pub(super) const BYTES: usize = 2;
 }
 
 /// Digit rows that are multiplied at a time: by half of the tile's outputs as many sums as 24 registers hold.
@@ -253,7 +244,7 @@ fn add_rows<const ROWS: usize, const DIGITS: usize, const FORMAT: usize>(
             dots[t][d] = constants.minus_zeros.map(|minus_zeros| vmulq_n_s32(minus_zeros, sum));
         }
     }
-    let lanes_per_step = if FORMAT == format::NIBBLES { 2 } else { 1 };
+    let lanes_per_step = const { format::lanes_per_step(FORMAT) };
     let values = x.values.as_ptr().cast::<i32>();
     for lane in 0..group.lanes {
         let line = lane / lanes_per_step * 2 + half;

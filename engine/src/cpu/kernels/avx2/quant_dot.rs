@@ -9,24 +9,9 @@ use std::arch::x86_64::*;
 
 use super::super::{
     BLOCK_DIGIT_ROWS, CONSTANT_LINES, Digits, LANE_INPUTS, LINE_BYTES, LOW_DIGIT_BITS, Line, PAIR, QuantTile,
-    QuantizedRows, WeightBits, group_lines,
+    QuantizedRows, WeightBits, format, group_lines,
 };
 use super::{LANES, load, load_halves, store};
-
-/// How the weights of a group are stored.
-mod format {
-    /// Four bits each, as in the tile.
-    pub(super) const NIBBLES: usize = 0;
-    /// A byte each, 0..=15.
-    pub(super) const SMALL_BYTES: usize = 1;
-    /// A byte each, 0..=255.
-    pub(super) const BYTES: usize = 2;
-
-    /// Lanes of inputs in one step: a line of outputs 0..16 and one of outputs 16..32.
-    pub(super) const fn lanes_per_step(format: usize) -> usize {
-        if format == NIBBLES { 2 } else { 1 }
-    }
-}
 
 /// Registers of one tile's outputs.
 const TILE_REGISTERS: usize = PAIR / LANES;
