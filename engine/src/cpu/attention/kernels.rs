@@ -111,13 +111,14 @@ impl AttentionKernels {
     pub fn new(isa: Isa) -> Option<Self> {
         let table = match isa {
             _ if !isa.is_available() => return None,
-            Isa::Portable => &portable::TABLE,
+            // Written for x86-64 so far; elsewhere the compiler vectorizes the plain ones.
+            Isa::Portable | Isa::Neon => &portable::TABLE,
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => &avx2::TABLE,
+            Isa::Avx2 | Isa::AvxVnni => &avx2::TABLE,
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => &avx512::TABLE,
             #[cfg(not(target_arch = "x86_64"))]
-            Isa::Avx2 | Isa::Avx512 => return None,
+            Isa::Avx2 | Isa::AvxVnni | Isa::Avx512 => return None,
         };
         Some(Self { table })
     }

@@ -1,7 +1,7 @@
 //! Inner loops, one table of them per instruction set.
 //!
 //! [`Kernels`] is a table of functions chosen once at run time. Every table computes the same things:
-//! [`portable`] is plain Rust and the definition, `avx2` and `avx512` are held to it by the tests
+//! [`portable`] is plain Rust and the definition, `avx2`, `avx512` and `neon` are held to it by the tests
 //! below. Integer results (rounded activations, their sums, int4 dots) are identical in all of them;
 //! float results differ by rounding only.
 //!
@@ -10,7 +10,7 @@
 //! a result does not depend, in any bit, on which other tokens share the call.
 
 /// Runs `$block` over all rows of `$out`, as many at a time as the listed sizes allow (the last is 1).
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 macro_rules! in_row_blocks {
     ($tile:expr, $x:expr, $first_row:expr, $out:expr; $($rows:literal => $block:expr),+) => {{
         let mut done = 0;
@@ -25,6 +25,8 @@ macro_rules! in_row_blocks {
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod portable;
 #[cfg(test)]
 mod tests;
@@ -46,26 +48,38 @@ pub const LANE_INPUTS: usize = 4;
 pub enum Isa {
     /// Plain Rust, any machine.
     Portable,
+    /// AArch64 with dot products (2018 and later).
+    Neon,
     /// x86-64 with AVX2, FMA and F16C (2013 and later).
     Avx2,
+    /// The same with AVX-VNNI (2021 and later; also where AVX-512 is not).
+    AvxVnni,
     /// x86-64 with AVX-512 F, BW, VL and VNNI (2019 and later).
     Avx512,
 }
 
 impl Isa {
     /// All of them, slowest first.
-    pub const ALL: [Self; 3] = [Self::Portable, Self::Avx2, Self::Avx512];
+    pub const ALL: [Self; 5] = [Self::Portable, Self::Neon, Self::Avx2, Self::AvxVnni, Self::Avx512];
 
     /// Whether this machine has it.
     pub fn is_available(self) -> bool {
         match self {
             Self::Portable => true,
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => {
+                cfg!(target_endian = "little") && std::arch::is_aarch64_feature_detected!("dotprod")
+            }
+            #[cfg(not(target_arch = "aarch64"))]
+            Self::Neon => false,
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => {
                 is_x86_feature_detected!("avx2")
                     && is_x86_feature_detected!("fma")
                     && is_x86_feature_detected!("f16c")
             }
+            #[cfg(target_arch = "x86_64")]
+            Self::AvxVnni => Self::Avx2.is_available() && is_x86_feature_detected!("avxvnni"),
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => {
                 Self::Avx2.is_available()
@@ -75,7 +89,7 @@ impl Isa {
                     && is_x86_feature_detected!("avx512vnni")
             }
             #[cfg(not(target_arch = "x86_64"))]
-            Self::Avx2 | Self::Avx512 => false,
+            Self::Avx2 | Self::AvxVnni | Self::Avx512 => false,
         }
     }
 
@@ -88,7 +102,9 @@ impl Isa {
     pub fn name(self) -> &'static str {
         match self {
             Self::Portable => "portable",
+            Self::Neon => "neon",
             Self::Avx2 => "avx2",
+            Self::AvxVnni => "avx-vnni",
             Self::Avx512 => "avx512",
         }
     }
@@ -144,6 +160,22 @@ pub const CONSTANT_LINES: usize = 2;
 /// Lines of one group of a [`QuantTile`].
 pub fn group_lines(bits: WeightBits, group_size: usize) -> usize {
     CONSTANT_LINES + 2 * group_size / bits.line_inputs()
+}
+
+/// How the weights of a group lie before a kernel that unpacks those of four bits for many rows.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod format {
+    /// Four bits each, as in the tile.
+    pub(super) const NIBBLES: usize = 0;
+    /// A byte each, 0..=15: unpacked.
+    pub(super) const SMALL_BYTES: usize = 1;
+    /// A byte each, 0..=255, as in the tile.
+    pub(super) const BYTES: usize = 2;
+
+    /// [`LANE_INPUTS`](super::LANE_INPUTS) that one line of weights holds.
+    pub(super) const fn lanes_per_step(format: usize) -> usize {
+        if format == NIBBLES { 2 } else { 1 }
+    }
 }
 
 impl<'a> QuantTile<'a> {
@@ -360,12 +392,18 @@ impl Kernels {
         let table = match isa {
             _ if !isa.is_available() => return None,
             Isa::Portable => &portable::TABLE,
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => &neon::TABLE,
+            #[cfg(not(target_arch = "aarch64"))]
+            Isa::Neon => return None,
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => &avx2::TABLE,
             #[cfg(target_arch = "x86_64")]
+            Isa::AvxVnni => &avx2::VNNI_TABLE,
+            #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => &avx512::TABLE,
             #[cfg(not(target_arch = "x86_64"))]
-            Isa::Avx2 | Isa::Avx512 => return None,
+            Isa::Avx2 | Isa::AvxVnni | Isa::Avx512 => return None,
         };
         Some(Self { isa, table })
     }
