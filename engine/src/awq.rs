@@ -4,7 +4,7 @@
 //! weight): `qweight` int32 `[in, out / 8]`, `qzeros` int32 `[in / group, out / 8]`, `scales` fp16
 //! `[in / group, out]`. A word holds eight columns, four bits each, in the order 0 2 4 6 1 3 5 7 from
 //! the lowest nibble up. This is the one place that knows this packing; repackers go through
-//! [`q8`](AwqLinear::q8), [`transpose`], [`z8`](AwqLinear::z8) and [`scale_bits`](AwqLinear::scale_bits).
+//! [`q8`](AwqLinear::q8), [`q8x8`](AwqLinear::q8x8), [`z8`](AwqLinear::z8) and [`scale_bits`](AwqLinear::scale_bits).
 
 use half::f16;
 use safetensors::tensor::Dtype;
@@ -82,9 +82,34 @@ impl<'a> AwqLinear<'a> {
         unpack(self.qweight, k * (self.output / COLUMNS_PER_WORD) + word)
     }
 
-    /// The packed word of input `k` for outputs `8 * word .. 8 * word + 8`.
-    pub fn word(&self, k: usize, word: usize) -> u32 {
-        word_at(self.qweight, k * (self.output / COLUMNS_PER_WORD) + word)
+    /// Quantized weights of inputs `k .. k + 8` for outputs `8 * word .. 8 * word + 8`: byte `j` of an output's
+    /// word holds that of input `k + j` in its low nibble and that of input `k + 4 + j` in its high one.
+    pub fn q8x8(&self, k: usize, word: usize) -> [[u8; 4]; COLUMNS_PER_WORD] {
+        const LOW_NIBBLES: u32 = 0x0f0f_0f0f;
+        let words_per_input = self.output / COLUMNS_PER_WORD;
+        let input = |k: usize| {
+            let at = 4 * (k * words_per_input + word);
+            u32::from_le_bytes([
+                self.qweight[at],
+                self.qweight[at + 1],
+                self.qweight[at + 2],
+                self.qweight[at + 3],
+            ])
+        };
+        let mut out = [[0; 4]; COLUMNS_PER_WORD];
+        for j in 0..4 {
+            let (first, second) = (input(k + j), input(k + 4 + j));
+            // Bytes of columns 0 2 4 6 of `SHIFT`'s order, then of the other four.
+            let even = (first & LOW_NIBBLES) | (second & LOW_NIBBLES) << 4;
+            let odd = (first >> 4 & LOW_NIBBLES) | (second & !LOW_NIBBLES);
+            for (i, byte) in even.to_le_bytes().into_iter().enumerate() {
+                out[[0, 4, 1, 5][i]][j] = byte;
+            }
+            for (i, byte) in odd.to_le_bytes().into_iter().enumerate() {
+                out[[2, 6, 3, 7][i]][j] = byte;
+            }
+        }
+        out
     }
 
     /// Zero points of group `g` for outputs `8 * word .. 8 * word + 8`, each 0..=15.
@@ -107,34 +132,9 @@ impl<'a> AwqLinear<'a> {
 }
 
 fn unpack(words: &[u8], index: usize) -> [u8; COLUMNS_PER_WORD] {
-    let word = word_at(words, index);
+    let at = 4 * index;
+    let word = u32::from_le_bytes([words[at], words[at + 1], words[at + 2], words[at + 3]]);
     SHIFT.map(|shift| ((word >> shift) & 15) as u8)
-}
-
-fn word_at(words: &[u8], index: usize) -> u32 {
-    words[4 * index..].first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes))
-}
-
-/// Turns words of eight columns into columns of eight inputs. `words[j][w]` is the [word](AwqLinear::word) of input `j` at
-/// some place `w`; in the result `[c][w]` is column `c` there: byte `j` holds input `j` in its low nibble and input
-/// `4 + j` in its high one.
-#[inline]
-pub fn transpose<const W: usize>(words: &[[u32; W]; 8]) -> [[u32; W]; COLUMNS_PER_WORD] {
-    const LOW_NIBBLES: u32 = 0x0f0f_0f0f;
-    /// Columns at the even nibbles of a word and at the odd ones, from the lowest up; see [`SHIFT`].
-    const COLUMNS: [[usize; 4]; 2] = [[0, 4, 1, 5], [2, 6, 3, 7]];
-    let mut columns = [[0; W]; COLUMNS_PER_WORD];
-    for w in 0..W {
-        for (odd, order) in COLUMNS.into_iter().enumerate() {
-            let nibbles = |input: usize| words[input][w] >> (4 * odd) & LOW_NIBBLES;
-            let bytes: [u32; 4] = std::array::from_fn(|j| nibbles(j) | nibbles(4 + j) << 4);
-            for (i, column) in order.into_iter().enumerate() {
-                let byte = |j: usize| (bytes[j] >> (8 * i) & 0xff) << (8 * j);
-                columns[column][w] = byte(0) | byte(1) | byte(2) | byte(3);
-            }
-        }
-    }
-    columns
 }
 
 #[cfg(test)]
@@ -153,17 +153,15 @@ mod tests {
     }
 
     #[test]
-    fn transposed_words_are_the_same_weights() {
+    fn eight_inputs_at_once_are_the_same_weights() {
         let qweight: Vec<u8> = (0..8 * 2 * 4u32).map(|i| (i * 37 + 11) as u8).collect();
         let linear =
             AwqLinear { input: 8, output: 16, group_size: 8, qweight: &qweight, qzeros: &[], scales: &[] };
-        let words: [[u32; 2]; 8] = std::array::from_fn(|k| [0, 1].map(|word| linear.word(k, word)));
-        let columns = transpose(&words);
         for word in 0..2 {
-            for (c, column) in columns.iter().enumerate() {
-                for (j, byte) in column[word].to_le_bytes().into_iter().enumerate() {
-                    assert_eq!(byte & 15, linear.q8(j, word)[c]);
-                    assert_eq!(byte >> 4, linear.q8(j + 4, word)[c]);
+            for (n, bytes) in linear.q8x8(0, word).into_iter().enumerate() {
+                for (j, byte) in bytes.into_iter().enumerate() {
+                    assert_eq!(byte & 15, linear.q8(j, word)[n]);
+                    assert_eq!(byte >> 4, linear.q8(j + 4, word)[n]);
                 }
             }
         }

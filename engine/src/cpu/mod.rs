@@ -145,7 +145,7 @@ impl CpuBackend {
         let mut pool =
             ThreadPool::with_options(PoolOptions { pin: options.pin, ..PoolOptions::new(threads) })
                 .map_err(|detail| CpuError::Threads { threads, detail })?;
-        let model = Model::load(checkpoint, &mut pool, kernels, options.exact)?;
+        let model = Model::load(checkpoint, &mut pool, options.exact)?;
 
         let activations =
             |width, group_size: Option<usize>| Activations::new(width, group_size.filter(|_| !options.exact));
@@ -379,16 +379,11 @@ impl Backend for CpuBackend {
 
 impl Model {
     /// Repacks the weights; `exact` keeps embedding and head as the checkpoint has them.
-    fn load(
-        checkpoint: &Checkpoint,
-        pool: &mut ThreadPool,
-        kernels: Kernels,
-        exact: bool,
-    ) -> Result<Self, CheckpointError> {
+    fn load(checkpoint: &Checkpoint, pool: &mut ThreadPool, exact: bool) -> Result<Self, CheckpointError> {
         let config = checkpoint.config();
-        let (embedding, head) = load_vocabulary(checkpoint, pool, kernels, exact)?;
+        let (embedding, head) = load_vocabulary(checkpoint, pool, exact)?;
         let layers = (0..config.num_layers)
-            .map(|index| Layer::load(checkpoint, pool, kernels, index))
+            .map(|index| Layer::load(checkpoint, pool, index))
             .collect::<Result<_, _>>()?;
         let final_norm = checkpoint.tensor("model.norm.weight", &[config.hidden_size])?.to_f32()?;
         Ok(Self { embedding, layers, final_norm, head })
@@ -400,7 +395,6 @@ const TABLE: &str = "model.embed_tokens.weight";
 fn load_vocabulary(
     checkpoint: &Checkpoint,
     pool: &mut ThreadPool,
-    kernels: Kernels,
     exact: bool,
 ) -> Result<(Embedding, Head), CheckpointError> {
     let config = checkpoint.config();
@@ -408,8 +402,7 @@ fn load_vocabulary(
     let group_size = TwoPlanes::group_size(hidden).filter(|_| !exact);
     if config.tie_word_embeddings {
         if let Some(group_size) = group_size {
-            let planes =
-                Arc::new(TwoPlanes::load(checkpoint, pool, kernels, TABLE, [vocab, hidden], group_size)?);
+            let planes = Arc::new(TwoPlanes::load(checkpoint, pool, TABLE, [vocab, hidden], group_size)?);
             return Ok((Embedding::TwoPlanes(Arc::clone(&planes)), Head::TwoPlanes(planes)));
         }
         let table = load_table(checkpoint, pool)?;
@@ -424,16 +417,9 @@ fn load_vocabulary(
     let head = match group_size.filter(|_| is_float) {
         Some(group_size) => {
             let shape = [vocab, hidden];
-            Head::TwoPlanes(Arc::new(TwoPlanes::load(
-                checkpoint,
-                pool,
-                kernels,
-                "lm_head.weight",
-                shape,
-                group_size,
-            )?))
+            Head::TwoPlanes(Arc::new(TwoPlanes::load(checkpoint, pool, "lm_head.weight", shape, group_size)?))
         }
-        None => Head::Linear(Linear::load(checkpoint, pool, kernels, "lm_head", [hidden, vocab], false)?),
+        None => Head::Linear(Linear::load(checkpoint, pool, "lm_head", [hidden, vocab], false)?),
     };
     Ok((Embedding::Dense(table), head))
 }
@@ -457,12 +443,7 @@ impl Head {
 }
 
 impl Layer {
-    fn load(
-        checkpoint: &Checkpoint,
-        pool: &mut ThreadPool,
-        kernels: Kernels,
-        index: usize,
-    ) -> Result<Self, CheckpointError> {
+    fn load(checkpoint: &Checkpoint, pool: &mut ThreadPool, index: usize) -> Result<Self, CheckpointError> {
         let config = checkpoint.config();
         let (hidden, inner) = (config.hidden_size, config.intermediate_size);
         let (q_width, kv_width) = (config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim);
@@ -476,11 +457,11 @@ impl Layer {
         let gate_up = [name("mlp.gate_proj"), name("mlp.up_proj")];
         Ok(Self {
             attention_norm,
-            qkv: Linear::load_side_by_side(checkpoint, pool, kernels, hidden, &qkv)?,
-            o: Linear::load(checkpoint, pool, kernels, &name("self_attn.o_proj"), [q_width, hidden], false)?,
+            qkv: Linear::load_side_by_side(checkpoint, pool, hidden, &qkv)?,
+            o: Linear::load(checkpoint, pool, &name("self_attn.o_proj"), [q_width, hidden], false)?,
             feed_forward_norm,
-            gate_up: GateUp::load(checkpoint, pool, kernels, gate_up, [hidden, inner])?,
-            down: Linear::load(checkpoint, pool, kernels, &name("mlp.down_proj"), [inner, hidden], false)?,
+            gate_up: GateUp::load(checkpoint, pool, gate_up, [hidden, inner])?,
+            down: Linear::load(checkpoint, pool, &name("mlp.down_proj"), [inner, hidden], false)?,
         })
     }
 }

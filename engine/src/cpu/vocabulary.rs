@@ -46,7 +46,6 @@ impl TwoPlanes {
     pub(super) fn load(
         checkpoint: &Checkpoint,
         pool: &mut ThreadPool,
-        kernels: Kernels,
         name: &str,
         [vocabulary, hidden]: [usize; 2],
         group_size: usize,
@@ -70,15 +69,13 @@ impl TwoPlanes {
                 let mut lines = planes
                     .each_ref()
                     .map(|plane| unsafe { plane.range(i * tile_lines..(i + 1) * tile_lines) });
-                kernels.compiled_for_it(|| {
-                    for n in 0..PAIR.min(vocabulary - (first + i) * PAIR) {
-                        let row = (first + i) * PAIR + n;
-                        let bytes = &tensor.bytes[row * row_bytes..][..row_bytes];
-                        if !pack_row(widen, bytes, group_size, n, &mut lines) {
-                            *bad_row.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(row);
-                        }
+                for n in 0..PAIR.min(vocabulary - (first + i) * PAIR) {
+                    let row = (first + i) * PAIR + n;
+                    let bytes = &tensor.bytes[row * row_bytes..][..row_bytes];
+                    if !pack_row(widen, bytes, group_size, n, &mut lines) {
+                        *bad_row.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(row);
                     }
-                });
+                }
             });
             let read = part.start * PAIR * row_bytes..vocabulary.min(part.end * PAIR) * row_bytes;
             if bad_row.lock().is_ok_and(|row| row.is_some()) {
@@ -198,7 +195,6 @@ fn widening(tensor: &Tensor<'_>) -> Result<Widen, CheckpointError> {
 }
 
 /// Packs one row as output `n` of a tile; `false` when it holds what cannot be packed.
-#[inline]
 fn pack_row(widen: Widen, bytes: &[u8], group_size: usize, n: usize, planes: &mut [&mut [Line]; 2]) -> bool {
     /// The widest group.
     const LARGEST: usize = 128;
@@ -219,26 +215,17 @@ fn pack_row(widen: Widen, bytes: &[u8], group_size: usize, n: usize, planes: &mu
         for constants in [&mut *high, &mut *low] {
             set_constants(constants, n, scale.to_bits(), OFFSET);
         }
-        let (mut digits, mut rests) = ([0; LARGEST], [0; LARGEST]);
-        for ((digit, rest), x) in digits.iter_mut().zip(&mut rests).zip(&*values) {
-            let scaled = x * inverse;
-            let whole = round(scaled);
-            *digit = to_byte(whole);
-            *rest = to_byte(round((scaled - whole) * 256.0));
-        }
-        for (plane, bytes) in [(high, &digits), (low, &rests)] {
-            for (lane, bytes) in bytes[..group_size].as_chunks::<LANE_INPUTS>().0.iter().enumerate() {
-                let (line, byte) = place(lane * LANE_INPUTS, n);
-                plane[line].0[byte..][..LANE_INPUTS].copy_from_slice(bytes);
-            }
+        for (lane, values) in values.as_chunks::<LANE_INPUTS>().0.iter().enumerate() {
+            let (line, byte) = place(lane * LANE_INPUTS, n);
+            let scaled = values.map(|x| x * inverse);
+            let digits = scaled.map(round);
+            let rests: [f32; LANE_INPUTS] = std::array::from_fn(|j| (scaled[j] - digits[j]) * 256.0);
+            let byte_of = |digit: f32| (digit.clamp(-127.0, 127.0) as i32 + i32::from(OFFSET)) as u8;
+            high[line].0[byte..][..LANE_INPUTS].copy_from_slice(&digits.map(byte_of));
+            low[line].0[byte..][..LANE_INPUTS].copy_from_slice(&rests.map(|rest| byte_of(round(rest))));
         }
     }
     true
-}
-
-/// A digit as it is stored.
-fn to_byte(digit: f32) -> u8 {
-    (digit.clamp(-127.0, 127.0) as i32 + i32::from(OFFSET)) as u8
 }
 
 /// To the nearest integer, ties to even, for magnitudes below 2^22: one addition rounds, another takes it back.

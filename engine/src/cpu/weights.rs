@@ -9,12 +9,12 @@ use half::f16;
 use safetensors::tensor::Dtype;
 
 use super::kernels::{
-    CONSTANT_LINES, DenseFormat, DenseTile, Kernels, LANE_INPUTS, LINE_BYTES, Line, PAIR, QuantTile, TILE,
-    WeightBits, group_lines,
+    CONSTANT_LINES, DenseFormat, DenseTile, LANE_INPUTS, LINE_BYTES, Line, PAIR, QuantTile, TILE, WeightBits,
+    group_lines,
 };
 use super::lines::{Lines, as_bytes, as_bytes_mut};
 use super::threads::ThreadPool;
-use crate::awq::{self, AwqLinear, COLUMNS_PER_WORD};
+use crate::awq::{AwqLinear, COLUMNS_PER_WORD};
 use crate::checkpoint::{Checkpoint, CheckpointError, LinearWeights, Tensor};
 
 /// A linear layer: matrix and bias.
@@ -58,13 +58,12 @@ impl Linear {
     pub(super) fn load(
         checkpoint: &Checkpoint,
         pool: &mut ThreadPool,
-        kernels: Kernels,
         prefix: &str,
         [input, output]: [usize; 2],
         biased: bool,
     ) -> Result<Self, CheckpointError> {
         let mut layers =
-            Self::load_side_by_side(checkpoint, pool, kernels, input, &[(prefix.into(), output, biased)])?;
+            Self::load_side_by_side(checkpoint, pool, input, &[(prefix.into(), output, biased)])?;
         Ok(layers.swap_remove(0))
     }
 
@@ -73,14 +72,13 @@ impl Linear {
     pub(super) fn load_side_by_side(
         checkpoint: &Checkpoint,
         pool: &mut ThreadPool,
-        kernels: Kernels,
         input: usize,
         names: &[LayerName],
     ) -> Result<Vec<Self>, CheckpointError> {
         if let Some(parts) = find_quantized(checkpoint, input, names)? {
             let words =
                 parts.iter().flat_map(|awq| (0..awq.output / COLUMNS_PER_WORD).map(move |word| (awq, word)));
-            let matrix = Matrix::Quant(QuantMatrix::pack(pool, kernels, &words.collect::<Vec<_>>())?);
+            let matrix = Matrix::Quant(QuantMatrix::pack(pool, &words.collect::<Vec<_>>())?);
             let mut bias = Vec::new();
             if names.iter().any(|(_, _, biased)| *biased) {
                 for name in names {
@@ -102,7 +100,7 @@ impl Linear {
                 let matrix = match checkpoint.linear(prefix, input, *output)? {
                     LinearWeights::Awq(awq) => {
                         let words: Vec<_> = (0..output / COLUMNS_PER_WORD).map(|word| (&awq, word)).collect();
-                        Matrix::Quant(QuantMatrix::pack(pool, kernels, &words)?)
+                        Matrix::Quant(QuantMatrix::pack(pool, &words)?)
                     }
                     LinearWeights::Dense(tensor) => {
                         Matrix::Dense(Arc::new(DenseMatrix::pack(pool, &tensor)?))
@@ -157,24 +155,21 @@ impl GateUp {
     pub(super) fn load(
         checkpoint: &Checkpoint,
         pool: &mut ThreadPool,
-        kernels: Kernels,
         [gate, up]: [String; 2],
         [input, output]: [usize; 2],
     ) -> Result<Self, CheckpointError> {
         let names = [(gate, output, false), (up, output, false)];
         if let Some(parts) = find_quantized(checkpoint, input, &names)? {
-            const WORDS_OF_EACH: usize = TILE / COLUMNS_PER_WORD;
+            const WORDS: usize = TILE / COLUMNS_PER_WORD;
             // A last half tile that the outputs do not fill: any columns do, their results are not used.
             let words = output / COLUMNS_PER_WORD;
-            let interleaved: Vec<_> = (0..words.div_ceil(WORDS_OF_EACH))
+            let interleaved: Vec<_> = (0..words.div_ceil(WORDS))
                 .flat_map(|tile| {
-                    parts
-                        .iter()
-                        .flat_map(move |awq| (0..WORDS_OF_EACH).map(move |i| (awq, tile * WORDS_OF_EACH + i)))
+                    parts.iter().flat_map(move |awq| (0..WORDS).map(move |i| (awq, tile * WORDS + i)))
                 })
                 .map(|(awq, word)| (awq, word.min(words - 1)))
                 .collect();
-            let matrix = QuantMatrix::pack(pool, kernels, &interleaved)?;
+            let matrix = QuantMatrix::pack(pool, &interleaved)?;
             drop(interleaved);
             for (name, ..) in &names {
                 // SAFETY: the slices into these tensors are gone, and nothing else reads them.
@@ -182,8 +177,8 @@ impl GateUp {
             }
             return Ok(Self::Interleaved(matrix));
         }
-        let [gate, up] = names
-            .map(|(name, output, _)| Linear::load(checkpoint, pool, kernels, &name, [input, output], false));
+        let [gate, up] =
+            names.map(|(name, output, _)| Linear::load(checkpoint, pool, &name, [input, output], false));
         Ok(Self::Apart([gate?, up?]))
     }
 
@@ -247,18 +242,20 @@ impl QuantMatrix {
     }
 
     /// Packs columns, given as words of eight of layers of the same shape of input, in this order.
-    fn pack(
-        pool: &mut ThreadPool,
-        kernels: Kernels,
-        words: &[(&AwqLinear<'_>, usize)],
-    ) -> Result<Self, CheckpointError> {
+    fn pack(pool: &mut ThreadPool, words: &[(&AwqLinear<'_>, usize)]) -> Result<Self, CheckpointError> {
+        const WORDS: usize = PAIR / COLUMNS_PER_WORD;
         let (input, group_size) = words.first().map_or((0, 1), |(awq, _)| (awq.input, awq.group_size));
         let tiles = words.len().div_ceil(WORDS);
         let mut matrix = Self::zeroed(WeightBits::Four, [input, group_size], tiles)?;
         let tile_lines = matrix.lines.as_slice().len() / tiles.max(1);
         for_each_chunk(pool, matrix.lines.as_mut_slice(), tile_lines, |tile, lines| {
             let words = &words[tile * WORDS..words.len().min((tile + 1) * WORDS)];
-            kernels.compiled_for_it(|| pack_tile(words, group_size, lines));
+            let groups = lines.chunks_exact_mut(group_lines(WeightBits::Four, group_size));
+            for (g, lines) in groups.enumerate() {
+                for (i, (awq, word)) in words.iter().enumerate() {
+                    pack_group(awq, *word, g, i * COLUMNS_PER_WORD, lines);
+                }
+            }
         });
         Ok(matrix)
     }
@@ -290,36 +287,17 @@ impl QuantMatrix {
     }
 }
 
-/// Words of eight outputs in one tile.
-const WORDS: usize = PAIR / COLUMNS_PER_WORD;
-
-/// Packs a tile whose outputs are at most [`WORDS`] words of eight.
-#[inline]
-fn pack_tile(words: &[(&AwqLinear<'_>, usize)], group_size: usize, lines: &mut [Line]) {
+/// Writes group `g` of one word's eight outputs, the first of which is output `first` of the tile.
+fn pack_group(awq: &AwqLinear<'_>, word: usize, g: usize, first: usize, lines: &mut [Line]) {
+    let zeros = awq.z8(g, word);
+    for (j, zero) in zeros.into_iter().enumerate() {
+        set_constants(lines, first + j, awq.scale_bits(g, word * COLUMNS_PER_WORD + j), zero);
+    }
     let line_inputs = WeightBits::Four.line_inputs();
-    for (g, lines) in lines.chunks_exact_mut(group_lines(WeightBits::Four, group_size)).enumerate() {
-        for (i, (awq, word)) in words.iter().enumerate() {
-            for (j, zero) in awq.z8(g, *word).into_iter().enumerate() {
-                let scale = awq.scale_bits(g, word * COLUMNS_PER_WORD + j);
-                set_constants(lines, i * COLUMNS_PER_WORD + j, scale, zero);
-            }
-        }
-        for (l, pair) in lines[CONSTANT_LINES..].chunks_exact_mut(2).enumerate() {
-            let mut inputs = [[0; WORDS]; 8];
-            for (j, input) in inputs.iter_mut().enumerate() {
-                for (to, (awq, word)) in input.iter_mut().zip(words) {
-                    *to = awq.word(g * group_size + l * line_inputs + j, *word);
-                }
-            }
-            let columns = awq::transpose(&inputs);
-            for w in 0..words.len() {
-                for (c, column) in columns.iter().enumerate() {
-                    let n = w * COLUMNS_PER_WORD + c;
-                    let to = &mut pair[n / TILE].0[n % TILE * LANE_INPUTS..][..LANE_INPUTS];
-                    to.copy_from_slice(&column[w].to_le_bytes());
-                }
-            }
-        }
+    for (l, pair) in lines[CONSTANT_LINES..].chunks_exact_mut(2).enumerate() {
+        let bytes = awq.q8x8(g * awq.group_size + l * line_inputs, word);
+        let to = &mut pair[first / TILE].0[first % TILE * LANE_INPUTS..][..COLUMNS_PER_WORD * LANE_INPUTS];
+        to.copy_from_slice(bytes.as_flattened());
     }
 }
 

@@ -413,23 +413,6 @@ impl Kernels {
         self.isa
     }
 
-    /// Runs plain Rust compiled for the instruction set: what the compiler vectorizes of `run` has wider registers.
-    #[inline]
-    pub fn compiled_for_it<R>(&self, run: impl FnOnce() -> R) -> R {
-        match self.isa {
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 | Isa::Avx512 => {
-                #[target_feature(enable = "avx2,fma,f16c")]
-                fn with_avx2<R>(run: impl FnOnce() -> R) -> R {
-                    run()
-                }
-                // SAFETY: both instruction sets include these, and the table was made where it was detected.
-                unsafe { with_avx2(run) }
-            }
-            _ => run(),
-        }
-    }
-
     /// Rounds one group of several rows, row `t` of which starts at `x[t * stride]`; see [`Digits`] for the rule.
     pub fn quantize_group(&self, x: &[f32], stride: usize, to: &mut QuantizedGroup<'_>) {
         let (rows, group_size) = to.shape();
