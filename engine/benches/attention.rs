@@ -83,6 +83,7 @@ impl Bench {
             positions: (start as u32..(start + rows) as u32).collect(),
             sequences: vec![PlannedSequence { rows: 0..rows, block_table: (0..blocks).collect() }],
             logits_rows: Vec::new(),
+            ..StepPlan::default()
         };
         // Without structure, so that no two positions are alike.
         let elements = start * self.width..(start + rows) * self.width;

@@ -97,16 +97,16 @@ impl<'a> AwqLinear<'a> {
             ])
         };
         let mut out = [[0; 4]; COLUMNS_PER_WORD];
-        for j in 0..4 {
-            let (first, second) = (input(k + j), input(k + 4 + j));
+        for (j, k) in (k..k + 4).enumerate() {
+            let (first, second) = (input(k), input(k + 4));
             // Bytes of columns 0 2 4 6 of `SHIFT`'s order, then of the other four.
             let even = (first & LOW_NIBBLES) | (second & LOW_NIBBLES) << 4;
             let odd = (first >> 4 & LOW_NIBBLES) | (second & !LOW_NIBBLES);
-            for (i, byte) in even.to_le_bytes().into_iter().enumerate() {
-                out[[0, 4, 1, 5][i]][j] = byte;
+            for (column, byte) in [0, 4, 1, 5].into_iter().zip(even.to_le_bytes()) {
+                out[column][j] = byte;
             }
-            for (i, byte) in odd.to_le_bytes().into_iter().enumerate() {
-                out[[2, 6, 3, 7][i]][j] = byte;
+            for (column, byte) in [2, 6, 3, 7].into_iter().zip(odd.to_le_bytes()) {
+                out[column][j] = byte;
             }
         }
         out

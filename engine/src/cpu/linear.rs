@@ -268,10 +268,14 @@ pub(super) fn run_gated(
         values: Disjoint::new(&mut output.values),
         quantized: output.quantized.as_mut().map(DisjointQuantized::new),
     };
-    run_passes(pool, input.rows, tasks, |g, rows| match rows.len() {
-        ..=ROWS_PER_SMALL_PASS => gated.run_group::<ROWS_PER_SMALL_PASS>(g, rows),
-        ..=ROWS_PER_TAIL_PASS => gated.run_group::<ROWS_PER_TAIL_PASS>(g, rows),
-        _ => gated.run_group::<ROWS_PER_PASS>(g, rows),
+    run_passes(pool, input.rows, tasks, |g, rows| {
+        if rows.len() <= ROWS_PER_SMALL_PASS {
+            gated.run_group::<ROWS_PER_SMALL_PASS>(g, rows);
+        } else if rows.len() <= ROWS_PER_TAIL_PASS {
+            gated.run_group::<ROWS_PER_TAIL_PASS>(g, rows);
+        } else {
+            gated.run_group::<ROWS_PER_PASS>(g, rows);
+        }
     });
 }
 
@@ -375,10 +379,13 @@ fn run_passes(pool: &mut ThreadPool, rows: usize, tiles: usize, task: impl Fn(us
 
 /// Calls `run` with room for the results of these rows, at most [`ROWS_PER_PASS`].
 fn with_results(rows: Range<usize>, run: impl FnOnce(Range<usize>, &mut [[f32; PAIR]])) {
-    match rows.len() {
-        ..=ROWS_PER_SMALL_PASS => run(rows.clone(), &mut [[0.0; PAIR]; ROWS_PER_SMALL_PASS][..rows.len()]),
-        ..=ROWS_PER_TAIL_PASS => run(rows.clone(), &mut [[0.0; PAIR]; ROWS_PER_TAIL_PASS][..rows.len()]),
-        _ => run(rows.clone(), &mut [[0.0; PAIR]; ROWS_PER_PASS][..rows.len()]),
+    let len = rows.len();
+    if len <= ROWS_PER_SMALL_PASS {
+        run(rows, &mut [[0.0; PAIR]; ROWS_PER_SMALL_PASS][..len]);
+    } else if len <= ROWS_PER_TAIL_PASS {
+        run(rows, &mut [[0.0; PAIR]; ROWS_PER_TAIL_PASS][..len]);
+    } else {
+        run(rows, &mut [[0.0; PAIR]; ROWS_PER_PASS][..len]);
     }
 }
 

@@ -6,7 +6,7 @@
 //! reads. Its logits are off by hundredths of a nat. So the low plane's part is then added for the tiles with the
 //! largest logits: every token that has a chance of being sampled has its exact logit.
 
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
@@ -53,15 +53,12 @@ impl TwoPlanes {
         let tensor = checkpoint.tensor(name, &[vocabulary, hidden])?;
         let widen = widening(&tensor)?;
         let tiles = vocabulary.div_ceil(PAIR);
-        let shape = [hidden, group_size];
-        let mut high = QuantMatrix::zeroed(WeightBits::Eight, shape, tiles)?;
-        let mut low = QuantMatrix::zeroed(WeightBits::Eight, shape, tiles)?;
-        let bad_row = Mutex::new(None);
+        let mut matrix = Self::zeroed([vocabulary, hidden], group_size)?;
+        let first_bad_row = AtomicUsize::new(usize::MAX);
         let row_bytes = tensor.bytes.len() / vocabulary;
-        let first_tiles = (0..tiles).step_by(TILES_PER_PART);
-        for first in first_tiles {
+        for first in (0..tiles).step_by(TILES_PER_PART) {
             let part = first..tiles.min(first + TILES_PER_PART);
-            let lines = [high.tiles_mut(part.clone()), low.tiles_mut(part.clone())];
+            let lines = [matrix.high.tiles_mut(part.clone()), matrix.low.tiles_mut(part.clone())];
             let tile_lines = lines[0].len() / part.len();
             let planes = lines.map(Disjoint::new);
             pool.run(part.len(), |i, _| {
@@ -73,23 +70,29 @@ impl TwoPlanes {
                     let row = (first + i) * PAIR + n;
                     let bytes = &tensor.bytes[row * row_bytes..][..row_bytes];
                     if !pack_row(widen, bytes, group_size, n, &mut lines) {
-                        *bad_row.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(row);
+                        first_bad_row.fetch_min(row, Ordering::Relaxed);
                     }
                 }
             });
             let read = part.start * PAIR * row_bytes..vocabulary.min(part.end * PAIR) * row_bytes;
-            if bad_row.lock().is_ok_and(|row| row.is_some()) {
-                // Converting it finds the element and words the error.
-                let read = Tensor { bytes: &tensor.bytes[read], ..tensor };
-                return Err(match read.to_f32() {
-                    Err(error) => error,
-                    Ok(_) => tensor.unsupported_dtype("numbers of moderate size"),
-                });
+            let bad_row = first_bad_row.load(Ordering::Relaxed);
+            if bad_row < vocabulary {
+                let mut values = vec![0.0; hidden];
+                widen(&tensor.bytes[bad_row * row_bytes..][..row_bytes], &mut values);
+                let bad = values.iter().position(|x| !scale_for(x.abs()).is_finite()).unwrap_or(0);
+                return Err(tensor.not_finite(bad_row * hidden + bad, values[bad]));
             }
             // SAFETY: these rows are packed, and nothing else reads them.
             unsafe { checkpoint.release_part(name, read) };
         }
-        Ok(Self { vocabulary, group_size, high, low })
+        Ok(matrix)
+    }
+
+    /// A matrix of zeros.
+    fn zeroed([vocabulary, hidden]: [usize; 2], group_size: usize) -> Result<Self, CheckpointError> {
+        let tiles = vocabulary.div_ceil(PAIR);
+        let plane = || QuantMatrix::zeroed(WeightBits::Eight, [hidden, group_size], tiles);
+        Ok(Self { vocabulary, group_size, high: plane()?, low: plane()? })
     }
 
     /// Bytes that scoring the vocabulary reads.
@@ -255,4 +258,85 @@ fn largest_tiles(logits: &[f32]) -> [usize; EXACT_TILES] {
         }
     }
     best.map(|(_, tile)| tile)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A matrix of the given rows, packed.
+    fn pack(rows: &[Vec<f32>], group_size: usize) -> Option<TwoPlanes> {
+        let (vocabulary, hidden) = (rows.len(), rows[0].len());
+        let mut planes = TwoPlanes::zeroed([vocabulary, hidden], group_size).unwrap();
+        let widen: Widen = |from, to| {
+            for (from, to) in from.as_chunks::<4>().0.iter().zip(to) {
+                *to = f32::from_le_bytes(*from);
+            }
+        };
+        for (row, values) in rows.iter().enumerate() {
+            let bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
+            let tile = row / PAIR..row / PAIR + 1;
+            let mut lines = [planes.high.tiles_mut(tile.clone()), planes.low.tiles_mut(tile)];
+            if !pack_row(widen, &bytes, group_size, row % PAIR, &mut lines) {
+                return None;
+            }
+        }
+        Some(planes)
+    }
+
+    proptest! {
+        /// Sixteen bits of the group's largest weight: half a step of the low plane, twice that where its
+        /// digit was at the end of its range.
+        #[test]
+        fn both_planes_together_are_the_weights(
+            rows in prop::collection::vec(prop::collection::vec(-2.0f32..2.0, 128), 1..70),
+            small in 0usize..64,
+        ) {
+            let mut rows = rows;
+            // A group of zeros, and one of tiny weights.
+            rows[0][..64].fill(0.0);
+            rows[0][64 + small] = 1e-6;
+            for group_size in [32, 64, 128] {
+                let planes = pack(&rows, group_size).unwrap();
+                for (token, row) in rows.iter().enumerate() {
+                    let mut found = vec![9.0; row.len()];
+                    planes.copy_row(token, &mut found);
+                    for (group, found) in row.chunks(group_size).zip(found.chunks(group_size)) {
+                        let amax = group.iter().fold(0.0f32, |amax, x| amax.max(x.abs()));
+                        for (x, found) in group.iter().zip(found) {
+                            // fp16 has no scale below 6e-8.
+                            prop_assert!((x - found).abs() <= amax / 127.0 / 256.0 * 1.01 + 6e-8, "{x} became {found}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_finite_or_far_too_large_is_refused() {
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 1e8] {
+            let mut row = vec![0.5; 64];
+            row[40] = bad;
+            assert!(pack(&[row], 32).is_none(), "{bad} was packed");
+        }
+    }
+
+    #[test]
+    fn the_largest_tiles_are_found_in_order_and_each_once() {
+        let mut logits = vec![0.0; 100 * PAIR - 5];
+        for (i, tile) in (0..100).step_by(5).enumerate() {
+            logits[tile * PAIR + i] = 1.0 + i as f32;
+        }
+        let expected: Vec<usize> = (0..100).step_by(5).rev().take(EXACT_TILES).collect();
+        assert_eq!(largest_tiles(&logits).to_vec(), expected);
+        // All alike: the first ones. Fewer than are wanted: all of them.
+        assert_eq!(largest_tiles(&vec![1.0; 100 * PAIR]).to_vec(), (0..EXACT_TILES).collect::<Vec<_>>());
+        let mut few = largest_tiles(&vec![1.0; 3 * PAIR]).to_vec();
+        few.sort_unstable();
+        few.dedup();
+        assert_eq!(few, [0, 1, 2]);
+    }
 }

@@ -235,6 +235,7 @@ impl Setup {
                     block_table: (0..blocks as BlockId).rev().collect(),
                 }],
                 logits_rows: Vec::new(),
+                ..StepPlan::default()
             };
             let qkv = &self.qkv[start * self.width()..][..rows * self.width()];
             let output = &mut output[start * columns..][..rows * columns];

@@ -26,15 +26,15 @@ pub(super) fn quantize_group(x: &[f32], stride: usize, to: &mut QuantizedGroup<'
                 Digits::One => [v, 0],
                 Digits::Two => [high, v - (high << LOW_DIGIT_BITS)],
             };
-            for d in 0..digits {
+            for (d, (sum, digit)) in sums.iter_mut().zip(split).take(digits).enumerate() {
                 let lane = ((k / LANE_INPUTS) * digits + d) * rows + t;
-                to.values[lane * LANE_INPUTS + k % LANE_INPUTS] = split[d] as i8;
-                sums[d] += split[d];
+                to.values[lane * LANE_INPUTS + k % LANE_INPUTS] = digit as i8;
+                *sum += digit;
             }
         }
         to.scales[t] = scale;
-        for d in 0..digits {
-            to.sums[d * rows + t] = sums[d];
+        for (d, sum) in sums.into_iter().take(digits).enumerate() {
+            to.sums[d * rows + t] = sum;
         }
     }
 }
