@@ -430,6 +430,7 @@ mod tests {
                 positions: (0..ROWS as u32).collect(),
                 sequences: vec![PlannedSequence { rows: 0..ROWS, block_table: (0..13).collect() }],
                 logits_rows: vec![0, ROWS as u32 - 1],
+                ..StepPlan::default()
             };
             let mut logits = Vec::new();
             backend.forward(&plan, &mut logits).unwrap();
