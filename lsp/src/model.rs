@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use redstart_engine::checkpoint::Checkpoint;
-use redstart_engine::cpu::{CpuBackend, CpuOptions};
+use redstart_engine::cpu::{CpuBackend, CpuOptions, KvFormat};
 use redstart_engine::engine::{Engine, EngineOptions};
 use redstart_engine::generator::{Generator, ModelInfo};
 use redstart_engine::tokenizer::Tokenizer;
@@ -135,6 +135,8 @@ pub struct RunOptions {
     pub threads: Option<usize>,
     /// Keep activations in float32 (slower; for checking).
     pub exact: bool,
+    /// How keys and values are kept.
+    pub kv: KvFormat,
     /// Size and limits of the scheduler and its cache.
     pub engine: EngineOptions,
 }
@@ -276,7 +278,8 @@ pub fn load_engine(source: &ModelSource, options: &RunOptions) -> Result<(Engine
         }
         None => None,
     };
-    let cpu = CpuOptions { threads: options.threads, exact: options.exact, ..CpuOptions::default() };
+    let RunOptions { threads, exact, kv, .. } = *options;
+    let cpu = CpuOptions { threads, exact, kv, ..CpuOptions::default() };
     let backend = CpuBackend::new(&checkpoint, cpu).map_err(|error| explain(error.to_string()))?;
     let config = checkpoint.config();
     let info = ModelInfo {
