@@ -3,13 +3,14 @@
 //! One layer is measured with its share of the cache; a step of a model takes as many times that as it has
 //! layers. Decoding goes through all layers, since one layer's cache would stay near the processor. Prefill and
 //! tails are counted in elements of 2 floating-point operations each, so `Gelem/s` is half of GFLOP/s;
-//! decoding in bytes of keys and values.
+//! decoding in bytes of keys and values. Each case is measured with the cache in fp16 and in int8, one after the
+//! other.
 
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
 use redstart_engine::config::ModelConfig;
 use redstart_engine::cpu::Isa;
-use redstart_engine::cpu::attention::{Attention, AttentionKernels, KvCache};
+use redstart_engine::cpu::attention::{Attention, AttentionKernels, KvCache, KvFormat};
 use redstart_engine::cpu::threads::{ThreadPool, default_threads};
 use redstart_engine::step_plan::{BLOCK_SIZE, PlannedSequence, StepPlan};
 
@@ -30,12 +31,15 @@ const SHAPES: [Shape; 2] = [
 /// `(rows, positions before them)`.
 const PREFILLS: [(usize, usize); 5] = [(512, 0), (2048, 0), (4096, 0), (16, 512), (16, 4096)];
 const DECODES: [usize; 3] = [2048, 4096, 8192];
+const FORMATS: [KvFormat; 2] = [KvFormat::F16, KvFormat::Int8];
 
 /// One sequence in a cache of its own.
 struct Bench {
     attention: Attention,
     pool: ThreadPool,
     cache: KvCache,
+    /// Of all layers.
+    block_bytes: usize,
     layers: usize,
     width: usize,
     plan: StepPlan,
@@ -45,7 +49,7 @@ struct Bench {
 
 impl Bench {
     /// A step of `rows` rows after `depth` positions, whose keys and values are in the cache.
-    fn new(shape: &Shape, layers: usize, rows: usize, depth: usize) -> Self {
+    fn new(shape: &Shape, format: KvFormat, layers: usize, rows: usize, depth: usize) -> Self {
         let json = serde_json::json!({
             "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "hidden_act": "silu",
             "hidden_size": shape.num_heads * shape.head_dim, "num_hidden_layers": layers,
@@ -61,7 +65,8 @@ impl Bench {
         let mut bench = Self {
             attention: Attention::new(kernels, &config, threads),
             pool: ThreadPool::new(threads).expect("threads"),
-            cache: KvCache::new(&config, blocks).expect("memory for the cache"),
+            cache: KvCache::new(&config, format, blocks).expect("memory for the cache"),
+            block_bytes: KvCache::block_bytes(&config, format),
             layers,
             width: (shape.num_heads + 2 * shape.num_kv_heads) * shape.head_dim,
             plan: StepPlan::default(),
@@ -120,14 +125,18 @@ fn attention(criterion: &mut Criterion) {
             // A score and its weighted value: one multiplication and addition each per element of a head.
             let pairs: usize = (depth + 1..=depth + rows).sum();
             let work = Throughput::Elements((2 * pairs * shape.num_heads * shape.head_dim) as u64);
-            let name = format!("{rows} rows after {depth}, one layer");
-            measure(&mut group, name, work, Bench::new(shape, 1, rows, depth));
+            for format in FORMATS {
+                let name = format!("{rows} rows after {depth}, one layer, {format:?}");
+                measure(&mut group, name, work.clone(), Bench::new(shape, format, 1, rows, depth));
+            }
         }
         for depth in DECODES {
-            let elements = 2 * (depth + 1) * shape.num_kv_heads * shape.head_dim * shape.layers;
-            let bytes = Throughput::Bytes((elements * size_of::<u16>()) as u64);
-            let name = format!("decode after {depth}, {} layers", shape.layers);
-            measure(&mut group, name, bytes, Bench::new(shape, shape.layers, 1, depth));
+            for format in FORMATS {
+                let bench = Bench::new(shape, format, shape.layers, 1, depth);
+                let bytes = Throughput::Bytes((bench.block_bytes * (depth + 1) / BLOCK_SIZE) as u64);
+                let name = format!("decode after {depth}, {} layers, {format:?}", shape.layers);
+                measure(&mut group, name, bytes, bench);
+            }
         }
     }
 }

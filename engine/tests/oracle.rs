@@ -1,7 +1,7 @@
 //! The CPU backend against reference checkpoints whose log-probabilities an independent
 //! implementation computed in float64.
 //!
-//! Tolerances and what was measured against them are at [`EXACT`] and [`DEFAULT`]. Run with `--nocapture` to
+//! Tolerances and what was measured against them are at [`EXACT`], [`DEFAULT`] and [`INT8_KV`]. Run with `--nocapture` to
 //! see the figures of this machine.
 
 #![expect(
@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use redstart_engine::backend::Backend;
 use redstart_engine::checkpoint::Checkpoint;
-use redstart_engine::cpu::{CpuBackend, CpuOptions, Isa};
+use redstart_engine::cpu::{CpuBackend, CpuOptions, Isa, KvFormat};
 use redstart_engine::step_plan::{BLOCK_SIZE, BlockId, PlannedSequence, StepPlan};
 use serde_json::Value;
 
@@ -50,7 +50,23 @@ const EXACT: Tolerance = Tolerance { largest: 0.03, mean: 0.01, nll: 0.01, margi
 /// A single digit measured mean 0.107, 0.083 and 0.063, largest 0.32, 0.30 and 0.17.
 const DEFAULT: Tolerance = Tolerance { largest: 0.2, mean: 0.05, nll: 0.03, margin: 0.3 };
 
+/// As [`DEFAULT`], with the cache in int8. Largest measured over portable (tied-hd64 only), AVX2 and AVX-512:
+///
+/// | checkpoint | mean | largest | NLL |
+/// |---|---|---|---|
+/// | tied-hd64 | 0.0485 | 0.1611 | 0.0226 |
+/// | untied-hd128 | 0.0471 | 0.1490 | 0.0050 |
+/// | group64-fp16head | 0.0375 | 0.1106 | 0.0126 |
+///
+/// So it stays inside what [`DEFAULT`] allows on each of the three; in the mean barely on the first two, where
+/// rounding elsewhere could tip it over, hence the room here. With exact activations the cache alone measured
+/// mean 0.0327, 0.0355 and 0.0290, NLL 0.0280, 0.0129 and 0.0270.
+const INT8_KV: Tolerance = Tolerance { largest: 0.25, mean: 0.06, nll: 0.04, margin: 0.3 };
+
 const CHECKPOINTS: [&str; 3] = ["tied-hd64", "untied-hd128", "group64-fp16head"];
+
+/// The checkpoint on which the portable path is run with the cache in int8: the smallest.
+const INT8_PORTABLE: &str = "tied-hd64";
 
 /// Blocks in the tests' pools: enough for all prompts of a checkpoint side by side.
 const POOL_BLOCKS: usize = 512;
@@ -217,19 +233,28 @@ impl Errors {
     }
 }
 
-fn modes() -> impl Iterator<Item = (CpuOptions, Tolerance, String)> {
-    Isa::ALL.into_iter().filter(|isa| isa.is_available()).flat_map(|isa| {
+/// Every instruction set, exact and as by default. With the cache in int8, whose kernels are held together by
+/// tests of their own, only the best one on all checkpoints, and the portable one on one of them.
+fn modes(checkpoint: &str) -> impl Iterator<Item = (CpuOptions, Tolerance, String)> {
+    let default = CpuOptions { threads: Some(2), ..CpuOptions::default() };
+    let float_kv = Isa::ALL.into_iter().filter(|isa| isa.is_available()).flat_map(move |isa| {
         [(true, EXACT), (false, DEFAULT)].map(|(exact, tolerance)| {
-            let options = CpuOptions { threads: Some(2), exact, isa: Some(isa), ..CpuOptions::default() };
+            let options = CpuOptions { exact, isa: Some(isa), ..default };
             (options, tolerance, format!("{} {}", isa.name(), if exact { "exact" } else { "default" }))
         })
-    })
+    });
+    let portable = (checkpoint == INT8_PORTABLE).then_some(Isa::Portable);
+    let int8_kv = [Isa::best()].into_iter().chain(portable).map(move |isa| {
+        let options = CpuOptions { kv: KvFormat::Int8, isa: Some(isa), ..default };
+        (options, INT8_KV, format!("{} int8 KV", isa.name()))
+    });
+    float_kv.chain(int8_kv)
 }
 
 #[test]
 fn agrees_with_the_float64_reference() {
     for name in CHECKPOINTS {
-        for (options, tolerance, mode) in modes() {
+        for (options, tolerance, mode) in modes(name) {
             let mut harness = Harness::new(&oracle(name), options);
             let mut errors = Errors::default();
             for case in cases(&oracle(name)) {
@@ -245,11 +270,11 @@ fn agrees_with_the_float64_reference() {
     }
 }
 
-/// The embedded model's recorded continuations, in both modes.
+/// The embedded model's recorded continuations, in all modes.
 #[test]
 fn nano_continues_as_recorded() {
     let directory = root().join("models/nano");
-    for (options, tolerance, mode) in modes() {
+    for (options, tolerance, mode) in modes("nano") {
         let mut harness = Harness::new(&directory, options);
         let mut errors = Errors::default();
         for case in cases(&directory) {
@@ -289,7 +314,7 @@ fn solo(directory: &Path, options: CpuOptions) -> (Harness, Vec<Case>, Vec<Vec<V
 #[test]
 fn batch_changes_no_bit() {
     for name in CHECKPOINTS {
-        for (options, _, mode) in modes() {
+        for (options, _, mode) in modes(name) {
             let (mut harness, cases, expected) = solo(&oracle(name), options);
             let mut sequences = vec![Sequence::default(); cases.len()];
             let mut work: Vec<_> = sequences
@@ -319,7 +344,7 @@ fn batch_changes_no_bit() {
 #[test]
 fn chunked_prefill_changes_no_bit() {
     for name in CHECKPOINTS {
-        for (options, _, mode) in modes() {
+        for (options, _, mode) in modes(name) {
             let (mut harness, cases, expected) = solo(&oracle(name), options);
             for chunk in [1, 16, 37] {
                 for (case, expected) in cases.iter().zip(&expected) {
@@ -337,7 +362,7 @@ fn chunked_prefill_changes_no_bit() {
 #[test]
 fn warm_cache_changes_no_bit() {
     for name in CHECKPOINTS {
-        for (options, _, mode) in modes() {
+        for (options, _, mode) in modes(name) {
             let (mut harness, cases, expected) = solo(&oracle(name), options);
             for (case, expected) in cases.iter().zip(&expected) {
                 let mut first = Sequence::default();
@@ -360,7 +385,7 @@ fn warm_cache_changes_no_bit() {
 #[test]
 fn threads_change_no_bit() {
     for name in CHECKPOINTS {
-        for (options, _, mode) in modes() {
+        for (options, _, mode) in modes(name) {
             let (_, _, expected) = solo(&oracle(name), CpuOptions { threads: Some(1), ..options });
             for threads in [2, 3] {
                 let (_, _, logits) = solo(&oracle(name), CpuOptions { threads: Some(threads), ..options });

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use redstart_engine::backend::Backend;
 use redstart_engine::checkpoint::Checkpoint;
-use redstart_engine::cpu::{CpuBackend, CpuOptions};
+use redstart_engine::cpu::{CpuBackend, CpuOptions, KvFormat};
 use redstart_engine::engine::{Engine, EngineOptions};
 use redstart_engine::generator::{Generator, ModelInfo};
 use redstart_engine::synthetic::SyntheticModel;
@@ -151,6 +151,8 @@ pub struct RunOptions {
     pub threads: Option<usize>,
     /// Keep activations in float32 (slower; for checking).
     pub exact: bool,
+    /// How keys and values are kept.
+    pub kv: KvFormat,
     /// Size and limits of the scheduler and its cache.
     pub engine: EngineOptions,
 }
@@ -318,7 +320,12 @@ impl OpenModel {
     /// # Errors
     /// A message for the user.
     pub fn load(self, options: &RunOptions) -> Result<LoadedBackend, String> {
-        let cpu = CpuOptions { threads: options.threads, exact: options.exact, ..CpuOptions::default() };
+        let cpu = CpuOptions {
+            threads: options.threads,
+            exact: options.exact,
+            kv: options.kv,
+            ..CpuOptions::default()
+        };
         let started = Instant::now();
         let backend = CpuBackend::new(&self.checkpoint, cpu).map_err(|error| self.source.explain(&error))?;
         let load_time = started.elapsed();

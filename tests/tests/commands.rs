@@ -211,6 +211,19 @@ fn inspect_answers_line_by_line() {
 }
 
 #[test]
+fn inspect_shows_what_an_int8_cache_changes() {
+    let model = repository().join("tests/oracle/tied-hd64").display().to_string();
+    let line = json!({"prompt": (0..40).collect::<Vec<u32>>(), "greedy": 0}).to_string();
+    let loss = |kind: &str| {
+        let (answers, ok) = inspect(&line, &["--model", &model, "--kv-cache-type", kind]);
+        assert!(ok);
+        answers[0]["prompt_nll"].as_f64().expect("a number")
+    };
+    let (f16, int8) = (loss("f16"), loss("int8"));
+    assert!(f16 != int8 && (f16 - int8).abs() < 0.05, "{f16}, {int8}");
+}
+
+#[test]
 fn inspect_goes_on_after_a_bad_line() {
     let model = repository().join("tests/oracle/tied-hd64").display().to_string();
     let long = json!({"prompt": vec![1; 5000], "greedy": 1}).to_string();
@@ -248,7 +261,7 @@ fn the_demo_types_and_accepts() {
 #[test]
 fn help_teaches_and_version_is_told() {
     for (command, words) in [
-        ("lsp", vec!["editor", "--model"]),
+        ("lsp", vec!["editor", "--model", "--kv-cache-type"]),
         ("demo", vec!["typed", "--json"]),
         ("complete", vec!["FILE:LINE:COL", "Example"]),
         ("inspect", vec!["--exact", "prompt_nll"]),

@@ -58,6 +58,7 @@ fn engine(directory: &Path, exact: bool, chunk: usize) -> Engine {
         exact,
         threads: Some(2),
         engine: EngineOptions { max_batch_tokens: chunk, ..EngineOptions::default() },
+        ..RunOptions::default()
     };
     load_engine(&ModelSource::Directory(directory.to_owned()), &options).expect("a good checkpoint").0
 }

@@ -1,4 +1,4 @@
-//! The CPU backend: int4 or plain weights, int8-digit or float activations, paged fp16 KV.
+//! The CPU backend: int4 or plain weights, int8-digit or float activations, paged KV in fp16 or int8.
 //!
 //! [`kernels`] has the inner loops for each instruction set, [`weights`] the repacked matrices,
 //! [`linear`] and [`attention`] spread work over the [`threads`], and this file is the forward pass.
@@ -25,6 +25,7 @@ use attention::{Attention, AttentionKernels};
 pub use kernels::Isa;
 use kernels::{Digits, Kernels};
 use kv_cache::KvCache;
+pub use kv_cache::KvFormat;
 use linear::{Activations, Disjoint, Write};
 use threads::{PoolOptions, ThreadPool};
 use vocabulary::TwoPlanes;
@@ -45,6 +46,8 @@ pub struct CpuOptions {
     pub pin: bool,
     /// Keep activations in `f32` instead of rounding them to pairs of int8 digits: slower, for reference.
     pub exact: bool,
+    /// How keys and values are kept.
+    pub kv: KvFormat,
     /// Instruction set; the machine's best when `None`.
     pub isa: Option<Isa>,
 }
@@ -72,6 +75,7 @@ pub enum CpuError {
 pub struct CpuBackend {
     config: ModelConfig,
     exact: bool,
+    kv: KvFormat,
     kernels: Kernels,
     pool: ThreadPool,
     model: Model,
@@ -174,6 +178,7 @@ impl CpuBackend {
         Ok(Self {
             attention: Attention::new(attention_kernels, &config, pool.threads()),
             exact: options.exact,
+            kv: options.kv,
             kernels,
             pool,
             model,
@@ -322,9 +327,10 @@ impl CpuBackend {
 impl Backend for CpuBackend {
     fn name(&self) -> String {
         let exact = if self.exact { ", exact" } else { "" };
+        let kv = if self.kv == KvFormat::Int8 { ", int8 KV" } else { "" };
         let threads = self.pool.threads();
         let plural = if threads == 1 { "" } else { "s" };
-        format!("cpu ({}, {threads} thread{plural}{exact})", self.kernels.isa().name())
+        format!("cpu ({}, {threads} thread{plural}{exact}{kv})", self.kernels.isa().name())
     }
 
     fn vocab_size(&self) -> usize {
@@ -336,7 +342,7 @@ impl Backend for CpuBackend {
     }
 
     fn kv_block_bytes(&self) -> usize {
-        KvCache::block_bytes(&self.config)
+        KvCache::block_bytes(&self.config, self.kv)
     }
 
     fn weight_bytes(&self) -> usize {
@@ -352,7 +358,7 @@ impl Backend for CpuBackend {
     }
 
     fn allocate_kv(&mut self, num_blocks: usize) -> Result<(), BackendError> {
-        self.cache = Some(KvCache::new(&self.config, num_blocks)?);
+        self.cache = Some(KvCache::new(&self.config, self.kv, num_blocks)?);
         Ok(())
     }
 

@@ -54,6 +54,10 @@ pub(super) struct InspectArgs {
     #[arg(long, value_name = "MB", default_value_t = 512)]
     kv_cache_mb: usize,
 
+    /// How keys and values are kept in the KV cache
+    #[arg(long, value_name = "TYPE", value_enum, default_value_t)]
+    kv_cache_type: super::KvCacheType,
+
     /// Read from FILE instead of standard input
     file: Option<PathBuf>,
 }
@@ -75,6 +79,7 @@ pub(super) fn run(args: InspectArgs) -> anyhow::Result<ExitCode> {
     let options = RunOptions {
         threads: args.threads,
         exact: args.exact,
+        kv: args.kv_cache_type.format(),
         engine: EngineOptions {
             kv_cache: KvCacheSize::Bytes(args.kv_cache_mb << 20),
             max_sequences: args.batch.max(1),

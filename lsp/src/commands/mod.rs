@@ -11,7 +11,8 @@ mod memory;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use redstart_engine::cpu::KvFormat;
 use redstart_engine::engine::{EngineOptions, KvCacheSize};
 use tracing_subscriber::EnvFilter;
 
@@ -56,6 +57,10 @@ struct ModelArgs {
     #[arg(long, value_name = "MB", default_value_t = 512)]
     kv_cache_mb: usize,
 
+    /// How keys and values are kept in the KV cache
+    #[arg(long, value_name = "TYPE", value_enum, default_value_t)]
+    kv_cache_type: KvCacheType,
+
     /// Longest prompt plus answer, in tokens. Default: what the model allows, as far as the cache holds it
     #[arg(long, value_name = "N")]
     max_model_len: Option<usize>,
@@ -63,6 +68,26 @@ struct ModelArgs {
     /// A prompt plugin (a .wasm component) to use instead of the shipped ones; may be repeated
     #[arg(long, value_name = "FILE")]
     plugin: Vec<PathBuf>,
+}
+
+/// The KV cache's number formats, as they are named on the command line.
+#[derive(Clone, Copy, Default, ValueEnum)]
+enum KvCacheType {
+    /// 16-bit floating point: closest to the model
+    #[default]
+    F16,
+    /// 8-bit integers: nearly twice as many tokens in the same memory, and faster answers after long
+    /// prompts; the model's probabilities become a little less exact
+    Int8,
+}
+
+impl KvCacheType {
+    fn format(self) -> KvFormat {
+        match self {
+            Self::F16 => KvFormat::F16,
+            Self::Int8 => KvFormat::Int8,
+        }
+    }
 }
 
 impl ModelArgs {
@@ -74,6 +99,7 @@ impl ModelArgs {
         RunOptions {
             threads: self.threads,
             exact: false,
+            kv: self.kv_cache_type.format(),
             engine: EngineOptions {
                 kv_cache: KvCacheSize::Bytes(self.kv_cache_mb << 20),
                 max_model_len: self.max_model_len,

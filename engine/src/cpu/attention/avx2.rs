@@ -7,10 +7,13 @@
 
 use std::arch::x86_64::*;
 
-use super::kernels::{Factor, LANES, LINE, Product, SoftmaxState, Table, block_rows, exp2};
+use super::kernels::{
+    FETCHED_WITH_A_ROW, Factor, LANES, Product, SoftmaxState, Stored, Table, block_rows, exp2,
+};
 use super::portable;
 
-pub(super) static TABLE: Table = Table { multiply, softmax, merge, widen, narrow, rotate };
+pub(super) static TABLE: Table =
+    Table { multiply, softmax, merge, widen_f16, widen_int8, narrow, quantize, scale, rotate };
 
 /// Elements of one register.
 const WIDTH: usize = 8;
@@ -19,7 +22,7 @@ const WIDTH: usize = 8;
 const MOST_ROWS: usize = 6;
 
 /// Most rows of a block that widens its factor as it reads it, one register at a time.
-const MOST_F16_ROWS: usize = 8;
+const MOST_STORED_ROWS: usize = 8;
 
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn multiply(product: &Product<'_>, c: &mut [f32], c_stride: usize) {
@@ -37,7 +40,7 @@ unsafe fn multiply(product: &Product<'_>, c: &mut [f32], c_stride: usize) {
                     2 => multiply_rows::<2, 2>(product, row, c, c_stride),
                     _ => multiply_rows::<1, 2>(product, row, c, c_stride),
                 },
-                Factor::F16 { .. } => match block_rows(left, MOST_F16_ROWS) {
+                Factor::Stored { .. } => match block_rows(left, MOST_STORED_ROWS) {
                     8 => multiply_rows::<8, 1>(product, row, c, c_stride),
                     7 => multiply_rows::<7, 1>(product, row, c, c_stride),
                     6 => multiply_rows::<6, 1>(product, row, c, c_stride),
@@ -98,26 +101,41 @@ unsafe fn multiply_block<const ROWS: usize, const REGISTERS: usize>(
                 let values = values.as_ptr().add(column);
                 // The first block fetches; the others go over the same lines of the processor's first cache.
                 // Prefetching reads nothing, so the address may be anywhere.
-                let (ahead, line_step) = if row == 0 { (ahead.as_ptr(), LINE) } else { (values.cast(), 0) };
+                let (ahead, step) = if row == 0 {
+                    (ahead.start(), FETCHED_WITH_A_ROW * ahead.element_bytes())
+                } else {
+                    (values.cast(), 0)
+                };
                 for k in 0..depth {
                     let mut line = [_mm256_setzero_ps(); REGISTERS];
                     for t in 0..REGISTERS {
                         line[t] = _mm256_loadu_ps(values.add(k * b_stride + t * WIDTH));
                     }
-                    _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(k * line_step).cast());
+                    _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(k * step));
                     add_line(&mut sums, a.add(k), a_stride, line);
                 }
             }
-            Factor::F16 { bits, ahead } => {
+            Factor::Stored { values: Stored::F16(bits), ahead } => {
                 let bits = bits.as_ptr().add(column);
-                let ahead = ahead.as_ptr().wrapping_add(column);
+                let ahead = ahead.start().cast::<u16>().wrapping_add(column);
                 for k in 0..depth {
                     let mut line = [_mm256_setzero_ps(); REGISTERS];
                     for t in 0..REGISTERS {
-                        let bits = bits.add(k * b_stride + t * WIDTH);
-                        line[t] = _mm256_cvtph_ps(_mm_loadu_si128(bits.cast()));
+                        line[t] = widen_bits(bits.add(k * b_stride + t * WIDTH));
                     }
                     _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(k * b_stride).cast());
+                    add_line(&mut sums, a.add(k), a_stride, line);
+                }
+            }
+            Factor::Stored { values: Stored::Int8(digits), ahead } => {
+                let digits = digits.as_ptr().add(column);
+                let ahead = ahead.start().wrapping_add(column);
+                for k in 0..depth {
+                    let mut line = [_mm256_setzero_ps(); REGISTERS];
+                    for t in 0..REGISTERS {
+                        line[t] = widen_digits(digits.add(k * b_stride + t * WIDTH));
+                    }
+                    _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(k * b_stride));
                     add_line(&mut sums, a.add(k), a_stride, line);
                 }
             }
@@ -187,18 +205,55 @@ fn merge(total: &mut [f32], total_state: &mut SoftmaxState, part: &[f32], part_s
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-fn widen(from: &[u16], width: usize, to: &mut [f32], to_stride: usize) {
+fn widen_f16(from: &[u16], width: usize, to: &mut [f32], to_stride: usize) {
     for (from, to) in from.chunks_exact(width).zip(to.chunks_mut(to_stride)) {
         let whole = width / WIDTH * WIDTH;
         let (to, to_rest) = to[..width].split_at_mut(whole);
         for (from, to) in from.as_chunks::<WIDTH>().0.iter().zip(to.as_chunks_mut().0) {
             // SAFETY: `from` has WIDTH elements.
-            store(to, _mm256_cvtph_ps(unsafe { _mm_loadu_si128(from.as_ptr().cast()) }));
+            store(to, unsafe { widen_bits(from.as_ptr()) });
         }
         if whole < width {
-            portable::widen(&from[whole..], width - whole, to_rest, width - whole);
+            portable::widen_f16(&from[whole..], width - whole, to_rest, width - whole);
         }
     }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn widen_int8(from: &[i8], width: usize, to: &mut [f32], to_stride: usize) {
+    for (from, to) in from.chunks_exact(width).zip(to.chunks_mut(to_stride)) {
+        let whole = width / WIDTH * WIDTH;
+        let (to, to_rest) = to[..width].split_at_mut(whole);
+        for (from, to) in from.as_chunks::<WIDTH>().0.iter().zip(to.as_chunks_mut().0) {
+            // SAFETY: `from` has WIDTH elements.
+            store(to, unsafe { widen_digits(from.as_ptr()) });
+        }
+        if whole < width {
+            portable::widen_int8(&from[whole..], width - whole, to_rest, width - whole);
+        }
+    }
+}
+
+/// A register of fp16 numbers.
+///
+/// # Safety
+/// `from` must have them.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn widen_bits(from: *const u16) -> __m256 {
+    // SAFETY: this function's contract.
+    unsafe { _mm256_cvtph_ps(_mm_loadu_si128(from.cast())) }
+}
+
+/// A register of int8 digits.
+///
+/// # Safety
+/// `from` must have them.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn widen_digits(from: *const i8) -> __m256 {
+    // SAFETY: this function's contract.
+    unsafe { _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(from.cast()))) }
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -215,6 +270,16 @@ fn narrow(from: &[f32], to: &mut [u16]) {
         unsafe { _mm_storeu_si128(to.as_mut_ptr().cast(), bits) };
     }
     portable::narrow(from_rest, to_rest);
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn quantize(from: &[f32], digits: &mut [i8]) -> u16 {
+    portable::quantize(from, digits)
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn scale(numbers: &mut [f32], scales: &[f32]) {
+    portable::scale(numbers, scales);
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]

@@ -7,16 +7,19 @@
 
 use std::arch::x86_64::*;
 
-use super::kernels::{Factor, LANES, LINE, Product, SoftmaxState, Table, block_rows, exp2};
+use super::kernels::{
+    FETCHED_WITH_A_ROW, Factor, LANES, Product, SoftmaxState, Stored, Table, block_rows, exp2,
+};
 use super::portable;
 
-pub(super) static TABLE: Table = Table { multiply, softmax, merge, widen, narrow, rotate };
+pub(super) static TABLE: Table =
+    Table { multiply, softmax, merge, widen_f16, widen_int8, narrow, quantize, scale, rotate };
 
 /// Most rows of a block: with four registers of columns each their sums and a line fill the register file.
 const MOST_ROWS: usize = 6;
 
 /// Most rows of a block that widens its factor as it reads it.
-const MOST_F16_ROWS: usize = 8;
+const MOST_STORED_ROWS: usize = 8;
 
 #[target_feature(enable = "avx512f,avx2,fma,f16c")]
 unsafe fn multiply(product: &Product<'_>, c: &mut [f32], c_stride: usize) {
@@ -27,8 +30,8 @@ unsafe fn multiply(product: &Product<'_>, c: &mut [f32], c_stride: usize) {
         column += LANES
             * unsafe {
                 match (product.b, registers) {
-                    (Factor::F16 { .. }, 2..) => multiply_f16::<2>(product, column, c, c_stride),
-                    (Factor::F16 { .. }, _) => multiply_f16::<1>(product, column, c, c_stride),
+                    (Factor::Stored { .. }, 2..) => multiply_stored::<2>(product, column, c, c_stride),
+                    (Factor::Stored { .. }, _) => multiply_stored::<1>(product, column, c, c_stride),
                     (Factor::F32 { .. }, 4..) => multiply_f32::<4>(product, column, c, c_stride),
                     (Factor::F32 { .. }, 2..) => multiply_f32::<2>(product, column, c, c_stride),
                     (Factor::F32 { .. }, _) => multiply_f32::<1>(product, column, c, c_stride),
@@ -72,7 +75,7 @@ unsafe fn multiply_f32<const REGISTERS: usize>(
 /// # Safety
 /// As [`multiply_f32`].
 #[target_feature(enable = "avx512f,avx2,fma,f16c")]
-unsafe fn multiply_f16<const REGISTERS: usize>(
+unsafe fn multiply_stored<const REGISTERS: usize>(
     product: &Product<'_>,
     column: usize,
     c: &mut [f32],
@@ -80,7 +83,7 @@ unsafe fn multiply_f16<const REGISTERS: usize>(
 ) -> usize {
     let mut row = 0;
     while row < product.rows {
-        let rows = block_rows(product.rows - row, MOST_F16_ROWS);
+        let rows = block_rows(product.rows - row, MOST_STORED_ROWS);
         // SAFETY: the rows are inside the product; the rest is this function's contract.
         unsafe {
             match rows {
@@ -127,26 +130,41 @@ unsafe fn multiply_block<const ROWS: usize, const REGISTERS: usize>(
                 let values = values.as_ptr().add(column);
                 // The first block fetches; the others go over the same lines of the processor's first cache.
                 // Prefetching reads nothing, so the address may be anywhere.
-                let (ahead, line_step) = if row == 0 { (ahead.as_ptr(), LINE) } else { (values.cast(), 0) };
+                let (ahead, step) = if row == 0 {
+                    (ahead.start(), FETCHED_WITH_A_ROW * ahead.element_bytes())
+                } else {
+                    (values.cast(), 0)
+                };
                 for k in 0..depth {
                     let mut line = [_mm512_setzero_ps(); REGISTERS];
                     for t in 0..REGISTERS {
                         line[t] = _mm512_loadu_ps(values.add(k * b_stride + t * LANES));
                     }
-                    _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(k * line_step).cast());
+                    _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(k * step));
                     add_line(&mut sums, a.add(k), a_stride, line);
                 }
             }
-            Factor::F16 { bits, ahead } => {
+            Factor::Stored { values: Stored::F16(bits), ahead } => {
                 let bits = bits.as_ptr().add(column);
-                let ahead = ahead.as_ptr().wrapping_add(column);
+                let ahead = ahead.start().cast::<u16>().wrapping_add(column);
                 for k in 0..depth {
                     let mut line = [_mm512_setzero_ps(); REGISTERS];
                     for t in 0..REGISTERS {
-                        let bits = bits.add(k * b_stride + t * LANES);
-                        line[t] = _mm512_cvtph_ps(_mm256_loadu_si256(bits.cast()));
+                        line[t] = widen_bits(bits.add(k * b_stride + t * LANES));
                     }
                     _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(k * b_stride).cast());
+                    add_line(&mut sums, a.add(k), a_stride, line);
+                }
+            }
+            Factor::Stored { values: Stored::Int8(digits), ahead } => {
+                let digits = digits.as_ptr().add(column);
+                let ahead = ahead.start().wrapping_add(column);
+                for k in 0..depth {
+                    let mut line = [_mm512_setzero_ps(); REGISTERS];
+                    for t in 0..REGISTERS {
+                        line[t] = widen_digits(digits.add(k * b_stride + t * LANES));
+                    }
+                    _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(k * b_stride));
                     add_line(&mut sums, a.add(k), a_stride, line);
                 }
             }
@@ -223,15 +241,14 @@ fn merge(total: &mut [f32], total_state: &mut SoftmaxState, part: &[f32], part_s
 }
 
 #[target_feature(enable = "avx512f,avx2,fma,f16c")]
-unsafe fn widen(from: &[u16], width: usize, to: &mut [f32], to_stride: usize) {
+unsafe fn widen_f16(from: &[u16], width: usize, to: &mut [f32], to_stride: usize) {
     let (rows, whole) = (from.len() / width, width / LANES);
     let (from_start, to_start) = (from.as_ptr(), to.as_mut_ptr());
     for row in 0..rows {
         for register in 0..whole {
             // SAFETY: the register is inside its row, and the rows are inside both arrays.
             unsafe {
-                let from = from_start.add(row * width + register * LANES).cast();
-                let widened = _mm512_cvtph_ps(_mm256_loadu_si256(from));
+                let widened = widen_bits(from_start.add(row * width + register * LANES));
                 _mm512_storeu_ps(to_start.add(row * to_stride + register * LANES), widened);
             }
         }
@@ -240,9 +257,53 @@ unsafe fn widen(from: &[u16], width: usize, to: &mut [f32], to_stride: usize) {
         for row in 0..rows {
             let columns = whole * LANES..width;
             let (from, to) = (&from[row * width..][columns.clone()], &mut to[row * to_stride..][columns]);
-            portable::widen(from, from.len(), to, from.len());
+            portable::widen_f16(from, from.len(), to, from.len());
         }
     }
+}
+
+#[target_feature(enable = "avx512f,avx2,fma,f16c")]
+unsafe fn widen_int8(from: &[i8], width: usize, to: &mut [f32], to_stride: usize) {
+    let (rows, whole) = (from.len() / width, width / LANES);
+    let (from_start, to_start) = (from.as_ptr(), to.as_mut_ptr());
+    for row in 0..rows {
+        for register in 0..whole {
+            // SAFETY: the register is inside its row, and the rows are inside both arrays.
+            unsafe {
+                let widened = widen_digits(from_start.add(row * width + register * LANES));
+                _mm512_storeu_ps(to_start.add(row * to_stride + register * LANES), widened);
+            }
+        }
+    }
+    if !width.is_multiple_of(LANES) {
+        for row in 0..rows {
+            let columns = whole * LANES..width;
+            let (from, to) = (&from[row * width..][columns.clone()], &mut to[row * to_stride..][columns]);
+            portable::widen_int8(from, from.len(), to, from.len());
+        }
+    }
+}
+
+/// A register of fp16 numbers.
+///
+/// # Safety
+/// `from` must have them.
+#[inline]
+#[target_feature(enable = "avx512f,avx2,fma,f16c")]
+unsafe fn widen_bits(from: *const u16) -> __m512 {
+    // SAFETY: this function's contract.
+    unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(from.cast())) }
+}
+
+/// A register of int8 digits.
+///
+/// # Safety
+/// `from` must have them.
+#[inline]
+#[target_feature(enable = "avx512f,avx2,fma,f16c")]
+unsafe fn widen_digits(from: *const i8) -> __m512 {
+    // SAFETY: this function's contract.
+    unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(from.cast()))) }
 }
 
 #[target_feature(enable = "avx512f,avx2,fma,f16c")]
@@ -259,6 +320,16 @@ fn narrow(from: &[f32], to: &mut [u16]) {
         unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), bits) };
     }
     portable::narrow(from_rest, to_rest);
+}
+
+#[target_feature(enable = "avx512f,avx2,fma,f16c")]
+fn quantize(from: &[f32], digits: &mut [i8]) -> u16 {
+    portable::quantize(from, digits)
+}
+
+#[target_feature(enable = "avx512f,avx2,fma,f16c")]
+fn scale(numbers: &mut [f32], scales: &[f32]) {
+    portable::scale(numbers, scales);
 }
 
 #[target_feature(enable = "avx512f,avx2,fma,f16c")]

@@ -13,10 +13,12 @@ use super::avx2;
 use super::avx512;
 use super::portable;
 use crate::cpu::kernels::Isa;
+pub use crate::cpu::kv_cache::Stored;
 
-/// fp16 numbers in one cache line.
+/// Elements that are fetched with each row of a widened factor: a cache line of fp16, half a line of int8. So
+/// with the rows of a block's keys all of the block is fetched.
 #[cfg(target_arch = "x86_64")]
-pub(super) const LINE: usize = 32;
+pub(super) const FETCHED_WITH_A_ROW: usize = 32;
 
 /// Elements that the kernels handle together; widths of products are multiples of it.
 pub const LANES: usize = 16;
@@ -42,15 +44,15 @@ pub enum Factor<'a> {
     F32 {
         /// The factor.
         values: &'a [f32],
-        /// What will be read later: a cache line of it is fetched for each row of `values`.
-        ahead: &'a [u16],
+        /// What will be read later: a stretch of it is fetched for each row of `values`.
+        ahead: Stored<'a>,
     },
-    /// fp16 bits, widened as they are read.
-    F16 {
+    /// As the cache has it, widened as it is read; int8 digits count as what they are, without a scale.
+    Stored {
         /// The factor.
-        bits: &'a [u16],
-        /// What will be read next: it is fetched from the same places on as `bits` is read.
-        ahead: &'a [u16],
+        values: Stored<'a>,
+        /// What will be read next: it is fetched from the same places on as `values` is read.
+        ahead: Stored<'a>,
     },
 }
 
@@ -58,7 +60,7 @@ impl Factor<'_> {
     fn len(&self) -> usize {
         match self {
             Self::F32 { values, .. } => values.len(),
-            Self::F16 { bits, .. } => bits.len(),
+            Self::Stored { values, .. } => values.len(),
         }
     }
 }
@@ -95,8 +97,11 @@ pub(super) struct Table {
     pub(super) multiply: unsafe fn(&Product<'_>, &mut [f32], usize),
     pub(super) softmax: unsafe fn(&mut [f32], usize) -> SoftmaxState,
     pub(super) merge: unsafe fn(&mut [f32], &mut SoftmaxState, &[f32], SoftmaxState),
-    pub(super) widen: unsafe fn(&[u16], usize, &mut [f32], usize),
+    pub(super) widen_f16: unsafe fn(&[u16], usize, &mut [f32], usize),
+    pub(super) widen_int8: unsafe fn(&[i8], usize, &mut [f32], usize),
     pub(super) narrow: unsafe fn(&[f32], &mut [u16]),
+    pub(super) quantize: unsafe fn(&[f32], &mut [i8]) -> u16,
+    pub(super) scale: unsafe fn(&mut [f32], &[f32]),
     pub(super) rotate: Rotate,
 }
 
@@ -155,13 +160,18 @@ impl AttentionKernels {
         unsafe { (self.table.merge)(total, total_state, part, part_state) }
     }
 
-    /// Widens rows of `width` fp16 numbers, exactly; rows of the result are `to_stride` elements apart.
-    pub fn widen(&self, from: &[u16], width: usize, to: &mut [f32], to_stride: usize) {
+    /// Widens rows of `width` numbers, exactly; rows of the result are `to_stride` elements apart.
+    pub fn widen(&self, from: Stored<'_>, width: usize, to: &mut [f32], to_stride: usize) {
         let rows = from.len() / width;
         assert!(rows > 0 && from.len() == rows * width);
         assert!(to_stride >= width && to.len() >= (rows - 1) * to_stride + width);
         // SAFETY: a table exists only where its instruction set was detected (`new`); the rows fit.
-        unsafe { (self.table.widen)(from, width, to, to_stride) }
+        unsafe {
+            match from {
+                Stored::F16(bits) => (self.table.widen_f16)(bits, width, to, to_stride),
+                Stored::Int8(digits) => (self.table.widen_int8)(digits, width, to, to_stride),
+            }
+        }
     }
 
     /// Rounds to fp16. What it cannot hold is clamped to its largest number: an infinite key would turn a
@@ -170,6 +180,22 @@ impl AttentionKernels {
         assert_eq!(from.len(), to.len());
         // SAFETY: a table exists only where its instruction set was detected (`new`).
         unsafe { (self.table.narrow)(from, to) }
+    }
+
+    /// Rounds to int8 digits from -127 to 127, to nearest even, and returns their scale as fp16 bits: the largest
+    /// magnitude over 127. What fp16 cannot hold is clamped as in [`narrow`](Self::narrow), and numbers too small
+    /// for a scale become zero; where one is NaN, the scale is.
+    pub fn quantize(&self, from: &[f32], digits: &mut [i8]) -> u16 {
+        assert_eq!(from.len(), digits.len());
+        // SAFETY: a table exists only where its instruction set was detected (`new`).
+        unsafe { (self.table.quantize)(from, digits) }
+    }
+
+    /// Multiplies each number by its scale.
+    pub fn scale(&self, numbers: &mut [f32], scales: &[f32]) {
+        assert_eq!(numbers.len(), scales.len());
+        // SAFETY: a table exists only where its instruction set was detected (`new`).
+        unsafe { (self.table.scale)(numbers, scales) }
     }
 
     /// `to = scale * head`, turned: element `i` together with `i + head_dim / 2` by the angle whose cosine
@@ -190,9 +216,9 @@ pub(super) fn block_rows(left: usize, most: usize) -> usize {
 
 /// Constants of `2^x = 2^n * 2^r` with `n` the nearest integer and a polynomial in `r`, |r| <= 1/2, whose
 /// relative error is below 2e-7; `2^0` is exactly 1. Arguments below [`LOWEST`](exp2::LOWEST) count as
-/// it: the result must stay a normal number.
+/// it: the result must stay a normal number, also times the smallest scale of the cache, `2^-24`.
 pub(super) mod exp2 {
-    pub(in super::super) const LOWEST: f32 = -125.0;
+    pub(in super::super) const LOWEST: f32 = -100.0;
     /// Adding it rounds to an integer, which then stands in the low bits.
     pub(in super::super) const ROUNDER: f32 = 12_582_912.0;
     /// Highest power first.

@@ -29,7 +29,7 @@ use kernels::SoftmaxState;
 use part::{Aligned, Part, PartScratch, Shape, View};
 
 use super::kv_cache::HeadWriter;
-pub use super::kv_cache::KvCache;
+pub use super::kv_cache::{KvCache, KvFormat};
 use super::linear::DisjointRows;
 use super::rotary::Rotary;
 use super::threads::ThreadPool;
@@ -104,10 +104,28 @@ struct Scratch {
     for_parts: PartScratch,
     part: Sums,
     total: Sums,
-    /// A rotated key, and a key and a value in fp16.
+    new_entry: Entry,
+}
+
+/// A rotated key, and a key and a value as the cache keeps them.
+struct Entry {
     key: Vec<f32>,
     key_bits: Vec<u16>,
     value_bits: Vec<u16>,
+    key_digits: Vec<i8>,
+    value_digits: Vec<i8>,
+}
+
+impl Entry {
+    fn new(head_dim: usize) -> Self {
+        Self {
+            key: vec![0.0; head_dim],
+            key_bits: vec![0; head_dim],
+            value_bits: vec![0; head_dim],
+            key_digits: vec![0; head_dim],
+            value_digits: vec![0; head_dim],
+        }
+    }
 }
 
 /// Weighted sums of values and their states.
@@ -149,9 +167,7 @@ impl Attention {
             for_parts: PartScratch::new(shape, queries),
             part: Sums::new(shape, queries),
             total: Sums::new(shape, queries),
-            key: vec![0.0; head_dim],
-            key_bits: vec![0; head_dim],
-            value_bits: vec![0; head_dim],
+            new_entry: Entry::new(head_dim),
         };
         Self {
             kernels,
@@ -207,11 +223,13 @@ impl Attention {
         layer: usize,
         qkv: &[f32],
     ) {
+        let format = cache.format();
         let heads = cache.layer_heads(layer);
         let append_head = |head: usize, thread: usize| {
             // SAFETY: each task is alone with its head.
             let writer = HeadWriter::new(unsafe { heads.row(head) }, self.shape.head_dim);
-            self.append_head(&mut self.lock_scratch(thread), plan, writer, head, qkv);
+            let entry = &mut self.lock_scratch(thread).new_entry;
+            self.append_head(entry, plan, format, writer, head, qkv);
         };
         if plan.num_rows() < ROWS_WORTH_A_REGION {
             (0..self.shape.num_kv_heads).for_each(|head| append_head(head, 0));
@@ -222,8 +240,9 @@ impl Attention {
 
     fn append_head(
         &self,
-        scratch: &mut Scratch,
+        entry: &mut Entry,
         plan: &StepPlan,
+        format: KvFormat,
         mut writer: HeadWriter<'_>,
         head: usize,
         qkv: &[f32],
@@ -231,17 +250,27 @@ impl Attention {
         let head_dim = self.shape.head_dim;
         let key_column = self.shape.query_width() + head * head_dim;
         let value_column = key_column + self.shape.num_kv_heads * head_dim;
-        let Scratch { key, key_bits, value_bits, .. } = scratch;
+        let Entry { key, key_bits, value_bits, key_digits, value_digits } = entry;
         for sequence in &plan.sequences {
             for row in sequence.rows.clone() {
                 let from = &qkv[row * self.shape.qkv_width()..][..self.shape.qkv_width()];
                 let (cos, sin) = self.rotary.angles(row);
                 self.kernels.rotate(&from[key_column..][..head_dim], cos, sin, 1.0, key);
-                self.kernels.narrow(key, key_bits);
-                self.kernels.narrow(&from[value_column..][..head_dim], value_bits);
+                let value = &from[value_column..][..head_dim];
                 let position = plan.positions[row] as usize;
-                let block = sequence.block_table[position / BLOCK_SIZE];
-                writer.write(block, position % BLOCK_SIZE, key_bits, value_bits);
+                let (block, slot) = (sequence.block_table[position / BLOCK_SIZE], position % BLOCK_SIZE);
+                match format {
+                    KvFormat::F16 => {
+                        self.kernels.narrow(key, key_bits);
+                        self.kernels.narrow(value, value_bits);
+                        writer.write_f16(block, slot, key_bits, value_bits);
+                    }
+                    KvFormat::Int8 => {
+                        let key_scale = self.kernels.quantize(key, key_digits);
+                        let value_scale = self.kernels.quantize(value, value_digits);
+                        writer.write_int8(block, slot, (key_digits, key_scale), (value_digits, value_scale));
+                    }
+                }
             }
         }
     }

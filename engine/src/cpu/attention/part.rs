@@ -2,8 +2,9 @@
 
 use std::ops::Range;
 
-use super::kernels::{AttentionKernels, Factor, LANES, Product, SoftmaxState};
+use super::kernels::{AttentionKernels, Factor, LANES, Product, SoftmaxState, Stored};
 use super::{CHUNK, PANEL};
+use crate::cpu::kv_cache::HeadBlock;
 use crate::step_plan::BLOCK_SIZE;
 
 /// With no more queries than this, keys and values are widened as they are read: storing them first would
@@ -78,6 +79,8 @@ pub(super) struct PartScratch {
     panel: Aligned,
     /// Scores, then weights, `[queries][CHUNK]`.
     scores: Aligned,
+    /// Scales of the chunk's keys, then of its values, `[2][CHUNK]`; unused where the cache has none.
+    scales: Aligned,
 }
 
 impl PartScratch {
@@ -85,6 +88,7 @@ impl PartScratch {
         Self {
             panel: Aligned::new(shape.value_panel() * shape.padded_dim()),
             scores: Aligned::new(queries * CHUNK),
+            scales: Aligned::new(2 * CHUNK),
         }
     }
 }
@@ -94,13 +98,13 @@ pub(super) struct Part<'a, B> {
     pub(super) kernels: AttentionKernels,
     pub(super) shape: Shape,
     pub(super) view: View,
-    /// `block(i)` is the `i`-th block of the chunk: keys and values in fp16.
+    /// `block(i)` is the `i`-th block of the chunk.
     pub(super) block: B,
     /// `[rows][group][head_dim]`.
     pub(super) queries: &'a [f32],
 }
 
-impl<'a, B: Fn(usize) -> (&'a [u16], &'a [u16])> Part<'a, B> {
+impl<'a, B: Fn(usize) -> HeadBlock<'a>> Part<'a, B> {
     /// Fills `sums` (`[queries][padded_dim]`) and `states` (`[queries]`) of every row that sees the chunk; the
     /// others' are left alone.
     ///
@@ -108,7 +112,7 @@ impl<'a, B: Fn(usize) -> (&'a [u16], &'a [u16])> Part<'a, B> {
     pub(super) fn attend(&self, scratch: &mut PartScratch, sums: &mut [f32], states: &mut [SoftmaxState]) {
         let Shape { group, head_dim, .. } = self.shape;
         let (view, padded_dim) = (self.view, self.shape.padded_dim());
-        let PartScratch { panel, scores } = scratch;
+        let PartScratch { panel, scores, scales } = scratch;
         let (panel, scores) = (panel.as_mut_slice(), scores.as_mut_slice());
         let direct = view.rows * group <= MOST_DIRECT_QUERIES && head_dim == padded_dim;
         if direct {
@@ -116,11 +120,18 @@ impl<'a, B: Fn(usize) -> (&'a [u16], &'a [u16])> Part<'a, B> {
         } else {
             self.score_panels(panel, scores);
         }
-        let first_row = view.first_row(0);
-        for row in first_row..view.rows {
+        let scales = self.load_scales(scales.as_mut_slice());
+        for row in view.first_row(0)..view.rows {
+            let seen = view.seen(row, 0);
             for query in row * group..(row + 1) * group {
-                let scores = &mut scores[query * CHUNK..][..CHUNK];
-                states[query] = self.kernels.softmax(scores, view.seen(row, 0));
+                let scores = &mut scores[query * CHUNK..][..seen.next_multiple_of(LANES)];
+                if let Some((of_keys, _)) = scales {
+                    self.kernels.scale(scores, &of_keys[..scores.len()]);
+                }
+                states[query] = self.kernels.softmax(scores, seen);
+                if let Some((_, of_values)) = scales {
+                    self.kernels.scale(scores, &of_values[..scores.len()]);
+                }
             }
         }
         if direct {
@@ -135,16 +146,27 @@ impl<'a, B: Fn(usize) -> (&'a [u16], &'a [u16])> Part<'a, B> {
         self.view.seen(self.view.rows - 1, 0)
     }
 
+    /// The chunk's scales of keys and of values, where the cache has them. They are applied to scores and weights:
+    /// so no element needs a multiplication of its own, and keys and values are read as the integers they are
+    /// however many queries there are.
+    fn load_scales<'s>(&self, scales: &'s mut [f32]) -> Option<(&'s [f32], &'s [f32])> {
+        for b in 0..self.end().div_ceil(BLOCK_SIZE) {
+            let of_block = Stored::F16((self.block)(b).scales?);
+            self.kernels.widen(of_block, BLOCK_SIZE, &mut scales[b * BLOCK_SIZE..], CHUNK);
+        }
+        Some(scales.split_at(CHUNK))
+    }
+
     /// Scores straight from the cache, a block at a time.
     fn score_blocks(&self, scores: &mut [f32]) {
         let blocks = self.end().div_ceil(BLOCK_SIZE);
         for b in 0..blocks {
             let ahead = match b + BLOCKS_AHEAD {
-                next if next < blocks => (self.block)(next).0,
+                next if next < blocks => (self.block)(next).keys,
                 // The values come after the keys.
-                next => (self.block)((next - blocks).min(blocks - 1)).1,
+                next => (self.block)((next - blocks).min(blocks - 1)).values,
             };
-            let keys = Factor::F16 { bits: (self.block)(b).0, ahead };
+            let keys = Factor::Stored { values: (self.block)(b).keys, ahead };
             let group = self.shape.group;
             let queries = self.view.first_row(b * BLOCK_SIZE) * group..self.view.rows * group;
             self.score(keys, BLOCK_SIZE, queries, b * BLOCK_SIZE, BLOCK_SIZE, scores);
@@ -156,7 +178,7 @@ impl<'a, B: Fn(usize) -> (&'a [u16], &'a [u16])> Part<'a, B> {
         for offset in (0..self.end()).step_by(PANEL) {
             let blocks = PANEL.min(self.end() - offset).div_ceil(BLOCK_SIZE);
             for b in 0..blocks {
-                let (keys, _) = (self.block)(offset / BLOCK_SIZE + b);
+                let HeadBlock { keys, .. } = (self.block)(offset / BLOCK_SIZE + b);
                 self.kernels.widen(keys, BLOCK_SIZE, &mut panel[b * BLOCK_SIZE..], PANEL);
             }
             // Each quarter of the queries fetches one block of the next panel, values included.
@@ -164,8 +186,8 @@ impl<'a, B: Fn(usize) -> (&'a [u16], &'a [u16])> Part<'a, B> {
             let quarter = queries.len().div_ceil(PANEL / BLOCK_SIZE).next_multiple_of(QUERIES_AT_A_TIME);
             for (b, first) in queries.clone().step_by(quarter).enumerate() {
                 let next = (offset + PANEL) / BLOCK_SIZE + b;
-                let (ahead, _) = (self.block)(next.min((self.end() - 1) / BLOCK_SIZE));
-                let keys = Factor::F32 { values: panel, ahead };
+                let next = (self.block)(next.min((self.end() - 1) / BLOCK_SIZE));
+                let keys = Factor::F32 { values: panel, ahead: next.keys };
                 let queries = first..queries.end.min(first + quarter);
                 self.score(keys, PANEL, queries, offset, blocks * BLOCK_SIZE, scores);
             }
@@ -200,8 +222,8 @@ impl<'a, B: Fn(usize) -> (&'a [u16], &'a [u16])> Part<'a, B> {
     fn add_blocks(&self, weights: &[f32], sums: &mut [f32]) {
         let blocks = self.end().div_ceil(BLOCK_SIZE);
         for b in 0..blocks {
-            let (_, ahead) = (self.block)((b + BLOCKS_AHEAD).min(blocks - 1));
-            let values = Factor::F16 { bits: (self.block)(b).1, ahead };
+            let ahead = (self.block)((b + BLOCKS_AHEAD).min(blocks - 1)).values;
+            let values = Factor::Stored { values: (self.block)(b).values, ahead };
             self.add(values, b * BLOCK_SIZE, BLOCK_SIZE, weights, sums);
         }
     }
@@ -212,10 +234,11 @@ impl<'a, B: Fn(usize) -> (&'a [u16], &'a [u16])> Part<'a, B> {
         let positions = self.shape.value_panel();
         for offset in (0..self.end()).step_by(positions) {
             for b in 0..positions.min(self.end() - offset).div_ceil(BLOCK_SIZE) {
-                let (_, values) = (self.block)(offset / BLOCK_SIZE + b);
+                let HeadBlock { values, .. } = (self.block)(offset / BLOCK_SIZE + b);
                 self.kernels.widen(values, head_dim, &mut panel[b * BLOCK_SIZE * padded_dim..], padded_dim);
             }
-            self.add(Factor::F32 { values: panel, ahead: &[] }, offset, positions, weights, sums);
+            let values = Factor::F32 { values: panel, ahead: Stored::F16(&[]) };
+            self.add(values, offset, positions, weights, sums);
         }
     }
 

@@ -2,15 +2,22 @@
 
 use half::f16;
 
-use super::kernels::{Factor, LANES, Product, SoftmaxState, Table, exp2};
+use super::kernels::{Factor, LANES, Product, SoftmaxState, Stored, Table, exp2};
 
-pub(super) static TABLE: Table = Table { multiply, softmax, merge, widen, narrow, rotate };
+/// Largest int8 digit; its negative is the smallest.
+const LARGEST_DIGIT: f32 = 127.0;
+
+pub(super) static TABLE: Table =
+    Table { multiply, softmax, merge, widen_f16, widen_int8, narrow, quantize, scale, rotate };
 
 fn multiply(product: &Product<'_>, c: &mut [f32], c_stride: usize) {
     match product.b {
         Factor::F32 { values, .. } => multiply_with(product, values, |value| value, c, c_stride),
-        Factor::F16 { bits, .. } => {
+        Factor::Stored { values: Stored::F16(bits), .. } => {
             multiply_with(product, bits, |bits| f16::from_bits(bits).to_f32(), c, c_stride);
+        }
+        Factor::Stored { values: Stored::Int8(digits), .. } => {
+            multiply_with(product, digits, f32::from, c, c_stride);
         }
     }
 }
@@ -67,10 +74,18 @@ pub(super) fn merge(
     }
 }
 
-pub(super) fn widen(from: &[u16], width: usize, to: &mut [f32], to_stride: usize) {
+pub(super) fn widen_f16(from: &[u16], width: usize, to: &mut [f32], to_stride: usize) {
+    widen_with(from, width, |bits| f16::from_bits(bits).to_f32(), to, to_stride);
+}
+
+pub(super) fn widen_int8(from: &[i8], width: usize, to: &mut [f32], to_stride: usize) {
+    widen_with(from, width, f32::from, to, to_stride);
+}
+
+fn widen_with<T: Copy>(from: &[T], width: usize, widen: impl Fn(T) -> f32, to: &mut [f32], to_stride: usize) {
     for (from, to) in from.chunks_exact(width).zip(to.chunks_mut(to_stride)) {
         for (from, to) in from.iter().zip(to) {
-            *to = f16::from_bits(*from).to_f32();
+            *to = widen(*from);
         }
     }
 }
@@ -79,6 +94,34 @@ pub(super) fn narrow(from: &[f32], to: &mut [u16]) {
     let largest = f16::MAX.to_f32();
     for (from, to) in from.iter().zip(to) {
         *to = f16::from_f32(from.clamp(-largest, largest)).to_bits();
+    }
+}
+
+/// Inlined into the other tables, which compile it for their instruction set.
+#[inline(always)]
+pub(super) fn quantize(from: &[f32], digits: &mut [i8]) -> u16 {
+    // Magnitudes are ordered as their bits are, with infinity and then NaN at the end.
+    let largest = from.iter().fold(0, |largest, value| value.abs().to_bits().max(largest));
+    let largest = f32::from_bits(largest);
+    if largest.is_nan() {
+        digits.fill(0);
+        return f16::NAN.to_bits();
+    }
+    let scale = f16::from_f32(largest.min(f16::MAX.to_f32()) / LARGEST_DIGIT);
+    let inverse = if scale == f16::ZERO { 0.0 } else { 1.0 / scale.to_f32() };
+    for (from, digit) in from.iter().zip(digits) {
+        let value = (from * inverse).clamp(-LARGEST_DIGIT, LARGEST_DIGIT);
+        // The integer stands in the low bits of the sum, in two's complement.
+        *digit = (value + exp2::ROUNDER).to_bits() as i8;
+    }
+    scale.to_bits()
+}
+
+/// Inlined into the other tables, which compile it for their instruction set.
+#[inline(always)]
+pub(super) fn scale(numbers: &mut [f32], scales: &[f32]) {
+    for (number, scale) in numbers.iter_mut().zip(scales) {
+        *number *= scale;
     }
 }
 
