@@ -39,15 +39,17 @@ struct Tolerance {
 /// | group64-fp16head | 0.0007 | 0.0023 | 0.0002 |
 const EXACT: Tolerance = Tolerance { largest: 0.03, mean: 0.01, nll: 0.01, margin: 0.05 };
 
-/// Activations rounded to pairs of int8 digits: what serves users. Measured as above:
+/// Activations rounded to two int8 digits, to one for the gate and up layers; the vocabulary's likeliest tiles exact: what
+/// serves users. Largest measured over portable, AVX2, AVX-VNNI and AVX-512:
 ///
 /// | checkpoint | mean | largest | NLL |
 /// |---|---|---|---|
-/// | tied-hd64 | 0.0019 | 0.0064 | 0.0013 |
-/// | untied-hd128 | 0.0012 | 0.0066 | 0.0002 |
-/// | group64-fp16head | 0.0010 | 0.0031 | 0.0002 |
+/// | tied-hd64 | 0.0324 | 0.1156 | 0.0069 |
+/// | untied-hd128 | 0.0316 | 0.1141 | 0.0054 |
+/// | group64-fp16head | 0.0235 | 0.0838 | 0.0040 |
 ///
-/// A single digit measured mean 0.107, 0.083 and 0.063, largest 0.32, 0.30 and 0.17.
+/// A single digit everywhere measured mean 0.107, 0.083 and 0.063, largest 0.32, 0.30 and 0.17; two everywhere 0.0019,
+/// 0.0012 and 0.0010, largest 0.0066.
 const DEFAULT: Tolerance = Tolerance { largest: 0.2, mean: 0.05, nll: 0.03, margin: 0.3 };
 
 /// As [`DEFAULT`], with the cache in int8. Largest measured over portable (tied-hd64 only), AVX2 and AVX-512:
