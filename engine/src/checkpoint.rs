@@ -469,6 +469,8 @@ unsafe fn give_back(map: &Mmap, range: &Range<usize>) {
     }
 }
 
+/// # Safety
+/// None is needed here: it has the signature of the other.
 #[cfg(not(unix))]
 unsafe fn give_back(_map: &Mmap, _range: &Range<usize>) {}
 

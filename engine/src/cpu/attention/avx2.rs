@@ -24,6 +24,8 @@ const MOST_ROWS: usize = 6;
 /// Most rows of a block that widens its factor as it reads it, one register at a time.
 const MOST_STORED_ROWS: usize = 8;
 
+/// # Safety
+/// The product must fit its arrays and `c`; [`AttentionKernels::multiply`](super::AttentionKernels::multiply) checks it.
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn multiply(product: &Product<'_>, c: &mut [f32], c_stride: usize) {
     let mut row = 0;
