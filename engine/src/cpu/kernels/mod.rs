@@ -5,8 +5,8 @@
 //! below. Integer results (rounded activations, their sums, int4 dots) are identical in all of them;
 //! float results differ by rounding only.
 //!
-//! Weights come in *tiles* of [`TILE`] outputs, so that one vector register holds one partial sum per
-//! output and no horizontal sum is ever needed. For every token and tile the order of additions is fixed:
+//! Weights come in *tiles* of [`TILE`] outputs, integer ones of [`PAIR`], so that one or two vector registers
+//! hold one partial sum per output and no horizontal sum is ever needed. For every token and tile the order of additions is fixed:
 //! a result does not depend, in any bit, on which other tokens share the call.
 
 /// Runs `$block` over all rows of `$out`, as many at a time as the listed sizes allow (the last is 1).
