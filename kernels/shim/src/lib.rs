@@ -1,0 +1,1 @@
+//! Runs the CUDA kernels as plain C++ on the host.

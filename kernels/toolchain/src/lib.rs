@@ -1,0 +1,1 @@
+//! Finds nvcc and compiles the kernels with it.
