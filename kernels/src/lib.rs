@@ -10,9 +10,11 @@
 //! - [`attention`]: paged attention, split over the keys, with grouped heads packed into rows.
 //! - [`elementwise`]: embedding, norms, rotary positions and the KV append.
 //! - [`sampling`]: logits to a token.
+//! - [`machine`]: how fast the card itself reads and multiplies.
 
 pub mod attention;
 pub mod device;
 pub mod elementwise;
 pub mod linear;
+pub mod machine;
 pub mod sampling;
