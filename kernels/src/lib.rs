@@ -15,6 +15,7 @@
 pub mod attention;
 pub mod device;
 pub mod elementwise;
+pub mod float8;
 pub mod linear;
 pub mod machine;
 pub mod sampling;
