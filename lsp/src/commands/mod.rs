@@ -8,6 +8,7 @@ mod inspect;
 mod lsp;
 mod memory;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -144,9 +145,9 @@ fn share(text: &str) -> Result<f32, String> {
     }
 }
 
-/// Parses the command line and runs the command.
-pub fn run() -> ExitCode {
-    let cli = Cli::parse();
+/// Runs the command that a command line asks for; its first word is the program's name.
+pub fn run(command_line: impl Iterator<Item = OsString>) -> ExitCode {
+    let cli = Cli::parse_from(command_line);
     log_to_stderr(if matches!(cli.command, Command::Lsp(_)) { "info" } else { "warn" });
     let result = match cli.command {
         Command::Lsp(args) => lsp::run(args),
