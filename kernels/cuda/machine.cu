@@ -19,11 +19,9 @@ KERNEL(machine_read_memory, ReadMemoryParams, 256, 4) {
     u32 sum = 0;
     for (u64 at = block_x() * piece; at < p.bytes; at += grid_x() * piece) {
         Words4 words[READS];
-#pragma unroll
         for (u32 i = 0; i < READS; i++) {
             words[i] = load_weights(p.from + at + (u64(i) * block_threads() + thread_index()) * 16);
         }
-#pragma unroll
         for (u32 i = 0; i < READS; i++) {
             sum += words[i].x ^ words[i].y ^ words[i].z ^ words[i].w;
         }
@@ -50,13 +48,11 @@ KERNEL(machine_multiply, MultiplyParams, 256, 2) {
     u32 b[2] = {p.b, p.b};
     float sums[ACCUMULATORS][4] = {};
     for (u32 round = 0; round < p.rounds; round++) {
-#pragma unroll
         for (u32 i = 0; i < ACCUMULATORS; i++) {
             multiply_add(sums[i], a, b);
         }
     }
     float total = 0;
-#pragma unroll
     for (u32 i = 0; i < ACCUMULATORS; i++) {
         total += sums[i][0] + sums[i][1] + sums[i][2] + sums[i][3];
     }

@@ -6,6 +6,7 @@
 pub mod attention;
 pub mod elementwise;
 pub mod linear;
+pub mod machine;
 pub mod sampling;
 
 use redstart_kernels::device::{Device, DeviceError};
@@ -58,5 +59,6 @@ pub fn cases() -> Vec<Case> {
     cases.extend(attention::cases());
     cases.extend(elementwise::cases());
     cases.extend(sampling::cases());
+    cases.extend(machine::cases());
     cases
 }
