@@ -353,8 +353,11 @@ fn words_are_turned_as_the_gpu_turns_them() {
         assert_eq!(results[3], pair(&|at| half(a, at) * half(b, at) + half(c, at)), "{a:x} * {b:x} + {c:x}");
         let float = f32::from_bits(a);
         assert_eq!(results[4], u32::from(halves.nearest(f64::from(float))), "{float:e}");
-        // NaN is not larger than the largest, nor smaller than the smallest: it becomes the smallest.
-        let clamp = |bits: u32| f64::from(f32::from_bits(bits).max(-65504.0).min(65504.0));
+        // Of NaN and a number, the larger is the number: NaN becomes the smallest half.
+        let clamp = |bits: u32| match f64::from(f32::from_bits(bits)) {
+            nan if nan.is_nan() => -65504.0,
+            number => number.clamp(-65504.0, 65504.0),
+        };
         let clamped = u32::from(halves.nearest(clamp(a))) | u32::from(halves.nearest(clamp(b))) << 16;
         assert_eq!(results[5], clamped, "{a:x}, {b:x}");
         let (exact, ours) = (f16::from_bits(a as u16).to_f32(), f32::from_bits(results[6]));
@@ -389,7 +392,7 @@ fn collectives_reach_all_lanes() {
         let to = device.allocate(3 * 128, "to").unwrap();
         launch(&mut device, "shim_test_collectives", 1, 32, &[from.address(), to.address(), 0]).unwrap();
         let results: Vec<u32> = download(&mut device, to);
-        let odd = (0..32).map(|i| words[i] % 2 << i).sum();
+        let odd = (0..32).map(|i| (words[i] % 2) << i).sum();
         for i in 0..32 {
             assert_eq!(results[i], odd);
             assert_eq!(results[32 + i], 0);
