@@ -8,6 +8,7 @@ pub mod elementwise;
 pub mod linear;
 pub mod machine;
 pub mod sampling;
+mod scope;
 
 use redstart_kernels::device::{Device, DeviceError};
 
