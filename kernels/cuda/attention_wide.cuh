@@ -54,7 +54,7 @@ DEVICE void start_tile(const AttentionParams& p, WideShared<head_dim, f8, tiles>
     constexpr u32 CHUNKS = head_dim / CHUNK;             // Chunks in a row.
     constexpr u32 ROWS_AT_ONCE = WIDE_THREADS / CHUNKS;  // 8, 16 or 32.
     constexpr u32 STEPS = KEY_TILE / ROWS_AT_ONCE;
-    constexpr u32 UNROLLED = tiles > 1 && STEPS > 2 ? 2 : STEPS;  // `tall` has no registers to spare.
+    [[maybe_unused]] constexpr u32 UNROLLED = tiles > 1 && STEPS > 2 ? 2 : STEPS;  // `tall` has no registers to spare.
     const u32 chunk = thread_index() % CHUNKS;
 #pragma unroll UNROLLED
     for (u32 i = 0; i < STEPS; ++i) {

@@ -17,9 +17,6 @@ pub const BLOCK_TOKENS: usize = 16;
 /// The most splits a launch can have.
 pub const MAX_SPLITS: u32 = 64;
 
-/// The range of keys of a split is a multiple of this.
-const KEY_TILE: u32 = 64;
-
 /// Threads of every kernel here.
 const THREADS: u32 = 128;
 
