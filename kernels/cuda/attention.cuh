@@ -170,8 +170,8 @@ DEVICE void mask_scores(float (&scores)[tiles][4], u32 first_key, u32 last_posit
 // The weights of sixteen keys (two accumulator tiles) as the left operand of the product with the values:
 // the layouts agree, nothing moves between lanes.
 DEVICE void weights_to_fragment(u32 (&to)[4], const float (&low)[4], const float (&high)[4]) {
-    to[0] = floats_to_pair(low[0], low[1]);
-    to[1] = floats_to_pair(low[2], low[3]);
-    to[2] = floats_to_pair(high[0], high[1]);
-    to[3] = floats_to_pair(high[2], high[3]);
+    to[0] = small_floats_to_pair(low[0], low[1]);
+    to[1] = small_floats_to_pair(low[2], low[3]);
+    to[2] = small_floats_to_pair(high[0], high[1]);
+    to[3] = small_floats_to_pair(high[2], high[3]);
 }
