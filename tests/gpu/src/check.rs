@@ -11,12 +11,7 @@ use redstart_kernels_checks::{CheckError, cases};
 ///
 /// # Errors
 /// When a line cannot be written.
-pub fn run(
-    device: &mut dyn Device,
-    small: bool,
-    seed: u64,
-    out: &mut dyn Write,
-) -> std::io::Result<usize> {
+pub fn run(device: &mut dyn Device, small: bool, seed: u64, out: &mut dyn Write) -> std::io::Result<usize> {
     let (mut failed, mut run) = (0, 0);
     for case in cases().into_iter().filter(|case| !(small && case.heavy)) {
         run += 1;

@@ -11,16 +11,13 @@ use redstart_engine::config::ModelConfig;
 use redstart_kernels::attention::{self, Attention, AttentionShape, KvFormat, SequenceRows, Variant};
 use redstart_kernels::device::{Buffer, Device, DeviceError};
 use redstart_kernels::linear::{
-    self, DenseSource, Epilogue, Format, Input, Int4Source, Linear, LinearSpec, Pairing, QkvEpilogue, Scratch,
-    ScratchSize,
+    self, DenseSource, Epilogue, Format, Input, Int4Source, Linear, LinearSpec, Pairing, QkvEpilogue,
+    Scratch, ScratchSize,
 };
 use redstart_kernels::machine;
 
 use crate::machine::Rates;
 use crate::timing::median_us;
-
-/// Tokens in the cache that attention is measured over.
-const CONTEXT: u32 = 4096;
 
 /// One kernel on one shape.
 #[derive(Clone, Debug)]
@@ -44,7 +41,8 @@ impl Row {
 
 /// The rows as a Markdown table.
 pub fn table(rows: &[Row], rates: &Rates) -> String {
-    let mut text = String::from("| kernel | MB | GFLOP | floor | measured | share |\n|---|---|---|---|---|---|\n");
+    let mut text =
+        String::from("| kernel | MB | GFLOP | floor | measured | share |\n|---|---|---|---|---|---|\n");
     for row in rows {
         let floor = row.floor_us(rates);
         // Writing to a String cannot fail.
@@ -62,7 +60,7 @@ pub fn table(rows: &[Row], rates: &Rates) -> String {
 }
 
 /// Measures the products, the attention and the head of a model of this shape, with int4 weights in groups of
-/// 128, at each number of rows.
+/// 128, at each number of rows, with `context` tokens in the cache before them.
 ///
 /// # Errors
 /// When the memory does not suffice or the device failed.
@@ -70,8 +68,9 @@ pub fn measure(
     device: &mut dyn Device,
     config: &ModelConfig,
     rows: &[usize],
+    context: u32,
 ) -> Result<Vec<Row>, DeviceError> {
-    let mut bench = Bench::new(device, config, rows.iter().copied().max().unwrap_or(1))?;
+    let mut bench = Bench::new(device, config, rows.iter().copied().max().unwrap_or(1), context)?;
     let mut results = Vec::new();
     for &rows in rows {
         results.extend(bench.products(rows)?);
@@ -85,6 +84,8 @@ pub fn measure(
 struct Bench<'a> {
     device: &'a mut dyn Device,
     config: &'a ModelConfig,
+    /// Tokens in the cache.
+    context: u32,
     /// Everything that was allocated, to be given back.
     memory: Vec<Buffer>,
     /// fp32 `[rows][widest]`: the residual stream, and anything else that is fp32.
@@ -95,7 +96,7 @@ struct Bench<'a> {
     out: Buffer,
     /// fp32 ones.
     norm: Buffer,
-    /// u32 `[rows]`: positions from [`CONTEXT`] on; and the slots they are appended at.
+    /// u32 `[rows]`: positions from the context on; and the slots they are appended at.
     positions: Buffer,
     rotary: Buffer,
     scratch: Scratch,
@@ -109,7 +110,12 @@ struct Bench<'a> {
 }
 
 impl<'a> Bench<'a> {
-    fn new(device: &'a mut dyn Device, config: &'a ModelConfig, rows: usize) -> Result<Self, DeviceError> {
+    fn new(
+        device: &'a mut dyn Device,
+        config: &'a ModelConfig,
+        rows: usize,
+        context: u32,
+    ) -> Result<Self, DeviceError> {
         let mut memory = Vec::new();
         let specs = specs(config);
         let head_specs = [("head fp16", Format::F16), ("head int8", Format::Int8)].map(|(name, format)| {
@@ -152,19 +158,22 @@ impl<'a> Bench<'a> {
         };
         device.fill(scratch.counters, 0)?;
 
-        let blocks = (CONTEXT as usize + rows).div_ceil(attention::BLOCK_TOKENS);
+        let blocks = (context as usize + rows).div_ceil(attention::BLOCK_TOKENS);
         let cache_bytes = blocks * config.num_kv_heads * attention::BLOCK_TOKENS * config.head_dim * 2;
         let mut caches = Vec::new();
         for _ in 0..config.num_layers {
             caches.push([take(device, cache_bytes)?, take(device, cache_bytes)?]);
         }
         let mut bench = Self {
-            floats: take(device, 4 * rows.min(linear::STREAM_ROWS) * config.vocab_size.max(widest) + 4 * rows * widest)?,
+            floats: take(
+                device,
+                4 * rows.min(linear::STREAM_ROWS) * config.vocab_size.max(widest) + 4 * rows * widest,
+            )?,
             halves: take(device, 2 * rows * widest)?,
             out: take(device, 2 * rows * widest)?,
             norm: take(device, 4 * config.hidden_size)?,
             positions: take(device, 4 * rows)?,
-            rotary: take(device, (CONTEXT as usize + rows) * config.head_dim * 4)?,
+            rotary: take(device, (context as usize + rows) * config.head_dim * 4)?,
             scratch,
             attention_scratch: take(device, 256 << 20)?,
             caches,
@@ -174,6 +183,7 @@ impl<'a> Bench<'a> {
             heads,
             device,
             config,
+            context,
             memory,
         };
         bench.fill(rows, blocks)?;
@@ -183,8 +193,8 @@ impl<'a> Bench<'a> {
     /// Contents that are neither zero nor too large.
     fn fill(&mut self, rows: usize, blocks: usize) -> Result<(), DeviceError> {
         let mut random = fastrand::Rng::with_seed(7);
-        let small: Vec<f16> =
-            std::iter::repeat_with(|| f16::from_f32(random.f32() - 0.5)).take(1 << 16).collect();
+        let small: Vec<u16> =
+            std::iter::repeat_with(|| f16::from_f32(random.f32() - 0.5).to_bits()).take(1 << 16).collect();
         let from = self.device.allocate(2 * small.len(), "measuring kernels")?;
         self.memory.push(from);
         self.device.upload(bytemuck::cast_slice(&small), from)?;
@@ -198,7 +208,7 @@ impl<'a> Bench<'a> {
             self.device.upload(&1.0f32.to_le_bytes(), one)?;
             machine::repeat(self.device, one, ones)?;
         }
-        let positions: Vec<u32> = (CONTEXT..CONTEXT + rows as u32).collect();
+        let positions: Vec<u32> = (self.context..self.context + rows as u32).collect();
         self.device.upload(bytemuck::cast_slice(&positions), self.positions)?;
         let mut table: Vec<u32> = (0..blocks as u32).collect();
         random.shuffle(&mut table);
@@ -221,9 +231,9 @@ impl<'a> Bench<'a> {
                 .collect();
             let scratch = self.scratch;
             let us = median_us(self.device, |device| {
-                layers
-                    .iter()
-                    .try_for_each(|(linear, epilogue)| linear::run(device, linear, rows, input, *epilogue, &scratch))
+                layers.iter().try_for_each(|(linear, epilogue)| {
+                    linear::run(device, linear, rows, input, *epilogue, &scratch)
+                })
             })?;
             let spec = self.layers[0][which].spec;
             let traffic = linear::traffic(&spec, rows, [2, 8, 1, 8][which]);
@@ -256,9 +266,9 @@ impl<'a> Bench<'a> {
         }
     }
 
-    /// Attention of the last `rows` tokens of one sequence, [`CONTEXT`] tokens before them.
+    /// Attention of the last `rows` tokens of one sequence, the context's tokens before them.
     fn attention(&mut self, rows: usize) -> Result<Row, DeviceError> {
-        let config = self.config;
+        let (config, context) = (self.config, self.context);
         let shape = AttentionShape {
             heads: config.num_heads as u32,
             kv_heads: config.num_kv_heads as u32,
@@ -266,7 +276,7 @@ impl<'a> Bench<'a> {
             kv: KvFormat::F16,
         };
         let sequence =
-            SequenceRows { first_row: 0, rows: rows as u32, first_position: CONTEXT, table_offset: 0 };
+            SequenceRows { first_row: 0, rows: rows as u32, first_position: context, table_offset: 0 };
         let variant = Variant::choose(rows as u32, shape.group());
         let mut items = Vec::new();
         attention::plan_items(&[sequence], shape.group(), variant, &mut items);
@@ -274,7 +284,7 @@ impl<'a> Bench<'a> {
         let multiprocessors = self.device.properties().multiprocessors;
         let count = items.len() as u32;
         let splits =
-            attention::choose_splits(variant, count, shape.kv_heads, CONTEXT + rows as u32, multiprocessors);
+            attention::choose_splits(variant, count, shape.kv_heads, context + rows as u32, multiprocessors);
         let launches: Vec<Attention> = self
             .caches
             .iter()
@@ -296,7 +306,7 @@ impl<'a> Bench<'a> {
         })?;
         let traffic = attention::traffic(&shape, &[sequence]);
         Ok(Row {
-            name: format!("attention over {CONTEXT}, {rows} rows, {splits} splits"),
+            name: format!("attention over {context}, {rows} rows, {splits} splits"),
             bytes: traffic.bytes,
             operations: traffic.operations,
             us: us / launches.len() as f64,
@@ -337,11 +347,8 @@ impl<'a> Bench<'a> {
 fn specs(config: &ModelConfig) -> [LinearSpec; 4] {
     let format = Format::Int4 { group: 128 };
     let heads = config.num_heads * config.head_dim;
-    let qkv = Pairing::Qkv {
-        heads: config.num_heads,
-        kv_heads: config.num_kv_heads,
-        head_dim: config.head_dim,
-    };
+    let qkv =
+        Pairing::Qkv { heads: config.num_heads, kv_heads: config.num_kv_heads, head_dim: config.head_dim };
     let (hidden, inner) = (config.hidden_size, config.intermediate_size);
     let kv = 2 * config.num_kv_heads * config.head_dim;
     [

@@ -7,7 +7,6 @@
 //! - [`machine`]: what the card can do at most. [`kernels`]: what each kernel reaches of it.
 
 pub mod check;
-pub mod engine;
 pub mod kernels;
 pub mod machine;
 pub mod timing;
