@@ -14,5 +14,6 @@
 pub mod attention;
 pub mod device;
 pub mod elementwise;
+pub mod float8;
 pub mod linear;
 pub mod sampling;
