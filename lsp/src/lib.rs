@@ -7,6 +7,7 @@
 //! [`commands`] are the subcommands of `redstart`.
 
 pub mod assistant;
+pub mod backend;
 pub mod chat;
 pub mod client;
 pub mod commands;

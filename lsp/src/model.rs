@@ -8,9 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
-use redstart_engine::backend::Backend;
 use redstart_engine::checkpoint::Checkpoint;
-use redstart_engine::cpu::{CpuBackend, CpuOptions, KvFormat};
 use redstart_engine::engine::{Engine, EngineOptions, KvCacheSize};
 use redstart_engine::generator::{Generator, ModelInfo};
 use redstart_engine::synthetic::SyntheticModel;
@@ -20,6 +18,7 @@ use redstart_plugins::{Assembler, Tokenize};
 use serde::Deserialize;
 use tokio::sync::watch;
 
+use crate::backend::{self, Placed};
 use crate::chat;
 use crate::embedded;
 use crate::plugins::{PluginFiles, Plugins};
@@ -284,18 +283,44 @@ pub fn ready(model: LoadedModel) -> ModelWatch {
     watch::channel(ModelState::Ready(Arc::new(model))).1
 }
 
+/// A model that can serve, and what to watch of the engine behind it.
+pub struct Served {
+    /// The model.
+    pub model: LoadedModel,
+    /// Becomes a reason when the engine stops by itself.
+    pub failure: watch::Receiver<Option<String>>,
+    /// Whether it runs on a GPU.
+    pub on_gpu: bool,
+}
+
 /// Loads a model and the plugins, both at once.
 ///
 /// # Errors
 /// A message for the user: what was wrong, where, and what to do.
 pub fn load(source: &ModelSource, options: &RunOptions, files: &PluginFiles) -> Result<LoadedModel, String> {
+    load_and_watch(source, options, files).map(|served| served.model)
+}
+
+/// As [`load`], for whoever starts another engine when this one fails.
+///
+/// # Errors
+/// As there.
+pub fn load_and_watch(
+    source: &ModelSource,
+    options: &RunOptions,
+    files: &PluginFiles,
+) -> Result<Served, String> {
     let started = Instant::now();
-    let (engine, plugins) = std::thread::scope(|scope| {
+    let (loaded, plugins) = std::thread::scope(|scope| {
         let plugins = scope.spawn(|| Plugins::load(files));
-        (load_engine(source, options), plugins.join())
+        (OpenModel::open(source).and_then(|model| model.load(options)), plugins.join())
     });
-    let (engine, directory) = engine?;
-    let (plugins, warnings) = plugins.map_err(|_| "loading the prompt plugins panicked".to_owned())?;
+    let loaded = loaded?;
+    let (plugins, mut warnings) = plugins.map_err(|_| "loading the prompt plugins panicked".to_owned())?;
+    warnings.extend(loaded.placed.notice.clone());
+    let on_gpu = loaded.placed.on_gpu;
+    let engine_options = loaded.engine_options(options);
+    let (engine, directory) = loaded.start(engine_options)?;
 
     let tokenizer = engine.model().tokenizer.clone().ok_or_else(|| {
         format!("{} has no tokenizer.json; copy it there from where the weights came from", source.name())
@@ -308,9 +333,11 @@ pub fn load(source: &ModelSource, options: &RunOptions, files: &PluginFiles) -> 
     .and_then(|frame| frame.ok_or_else(|| "it has no chat template".to_owned()));
     let hints = prompt_hints(&directory)?;
     let assembler = Assembler::new(Arc::new(PromptTokenizer(tokenizer)), SEGMENT_CACHE_BYTES);
+    let failure = engine.failure();
     let generator = Arc::new(engine);
     let load_time = started.elapsed();
-    Ok(LoadedModel { generator, chat, hints, plugins, assembler, warnings, load_time })
+    let model = LoadedModel { generator, chat, hints, plugins, assembler, warnings, load_time };
+    Ok(Served { model, failure, on_gpu })
 }
 
 /// Loads weights and starts the engine, without plugins or chat: what `inspect` needs too.
@@ -319,7 +346,8 @@ pub fn load(source: &ModelSource, options: &RunOptions, files: &PluginFiles) -> 
 /// A message for the user.
 pub fn load_engine(source: &ModelSource, options: &RunOptions) -> Result<(Engine, ModelFiles), String> {
     let loaded = OpenModel::open(source)?.load(options)?;
-    loaded.start(options.engine.clone())
+    let engine_options = loaded.engine_options(options);
+    loaded.start(engine_options)
 }
 
 /// A model whose files are open and whose weights no backend has yet.
@@ -362,38 +390,27 @@ impl OpenModel {
     /// # Errors
     /// A message for the user.
     pub fn load(self, options: &RunOptions) -> Result<LoadedBackend, String> {
-        let cpu = CpuOptions {
-            threads: options.threads,
-            exact: options.exact,
-            kv: match options.kv {
-                KvCacheType::F16 => KvFormat::F16,
-                KvCacheType::Int8 => KvFormat::Int8,
-                KvCacheType::Fp8 => {
-                    return Err("--kv-cache-type fp8 is for a GPU; on the processor take int8".into());
-                }
-            },
-            ..CpuOptions::default()
-        };
         let started = Instant::now();
-        let backend = CpuBackend::new(&self.checkpoint, cpu).map_err(|error| self.source.explain(&error))?;
+        let placed = backend::place(&self.checkpoint, &self.source, options)
+            .map_err(|error| self.source.explain(&error))?;
         let load_time = started.elapsed();
         let config = self.checkpoint.config();
         let info = ModelInfo {
             name: self.source.name(),
-            description: backend.name(),
+            description: placed.backend.name(),
             max_model_len: config.max_position_embeddings,
             vocab_size: config.vocab_size,
             tokenizer: self.tokenizer,
         };
         let eos_token_ids = config.eos_token_ids.clone();
-        Ok(LoadedBackend { backend, info, load_time, source: self.source, eos_token_ids, files: self.files })
+        Ok(LoadedBackend { placed, info, load_time, source: self.source, eos_token_ids, files: self.files })
     }
 }
 
 /// A backend that holds a model's weights, and what an engine must know of the model.
 pub struct LoadedBackend {
     /// Holds the weights.
-    pub backend: CpuBackend,
+    pub placed: Placed,
     /// Describes the model.
     pub info: ModelInfo,
     /// From the open files to the backend.
@@ -404,13 +421,27 @@ pub struct LoadedBackend {
 }
 
 impl LoadedBackend {
+    /// The engine options that `options` ask for, with the backend's own choices where they leave it the choice.
+    fn engine_options(&self, options: &RunOptions) -> EngineOptions {
+        let wanted = options.engine.clone();
+        let default_rows = EngineOptions::default().max_batch_tokens;
+        EngineOptions {
+            kv_cache: options.kv_cache.unwrap_or(self.placed.kv_cache),
+            max_batch_tokens: match self.placed.max_batch_tokens {
+                Some(rows) if wanted.max_batch_tokens == default_rows => rows,
+                _ => wanted.max_batch_tokens,
+            },
+            ..wanted
+        }
+    }
+
     /// Starts the engine's thread.
     ///
     /// # Errors
     /// A message for the user.
     pub fn start(self, options: EngineOptions) -> Result<(Engine, ModelFiles), String> {
-        let Self { backend, info, source, eos_token_ids, files, .. } = self;
-        let engine = Engine::start(Box::new(backend), info, eos_token_ids, options);
+        let Self { placed, info, source, eos_token_ids, files, .. } = self;
+        let engine = Engine::start(placed.backend, info, eos_token_ids, options);
         Ok((engine.map_err(|error| source.explain(&error))?, files))
     }
 }

@@ -14,10 +14,7 @@ use redstart_kernels::linear::{
     self, DenseSource, Epilogue, Format, Input, Int4Source, Linear, LinearSpec, Pairing, QkvEpilogue,
     Scratch, ScratchSize,
 };
-use redstart_kernels::machine;
-
-use crate::machine::Rates;
-use crate::timing::median_us;
+use redstart_kernels::machine::{self, Rates, median_us};
 
 /// One kernel on one shape.
 #[derive(Clone, Debug)]

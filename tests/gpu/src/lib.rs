@@ -4,9 +4,7 @@
 //!
 //! - [`check`]: every kernel against its float64 reference.
 //! - [`engine`]: whole models against reference log-probabilities and against the CPU backend.
-//! - [`machine`]: what the card can do at most. [`kernels`]: what each kernel reaches of it.
+//! - [`kernels`]: what each kernel reaches of what the card can do.
 
 pub mod check;
 pub mod kernels;
-pub mod machine;
-pub mod timing;

@@ -2,7 +2,8 @@
 //! is nobody's business.
 
 use redstart_engine::config::ModelConfig;
-use redstart_gpu::{kernels, machine};
+use redstart_gpu::kernels;
+use redstart_kernels::machine::{self, Effort};
 use redstart_kernels_shim::{HostDevice, Options};
 
 fn config() -> ModelConfig {
@@ -16,7 +17,7 @@ fn config() -> ModelConfig {
 #[test]
 fn a_card_s_rates_are_measured() {
     let mut device = HostDevice::new(Options::default());
-    let rates = machine::measure(&mut device, 256 << 10, 1).expect("rates");
+    let rates = machine::measure(&mut device, Effort { bytes: 256 << 10, rounds: 1 }).expect("rates");
     assert!(rates.read > 0.0 && rates.matrix > 0.0, "{rates:?}");
 }
 
