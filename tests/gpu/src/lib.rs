@@ -7,4 +7,5 @@
 //! - [`kernels`]: what each kernel reaches of what the card can do.
 
 pub mod check;
+pub mod engine;
 pub mod kernels;

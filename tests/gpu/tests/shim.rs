@@ -2,7 +2,8 @@
 //! is nobody's business.
 
 use redstart_engine::config::ModelConfig;
-use redstart_gpu::kernels;
+use redstart_gpu::{engine, kernels};
+use redstart_kernels::device::Device;
 use redstart_kernels::machine::{self, Effort};
 use redstart_kernels_shim::{HostDevice, Options};
 
@@ -37,4 +38,16 @@ fn every_kernel_has_a_row_of_the_table() {
     let gate = &rows[2];
     let weights = 128 * 512;
     assert!(gate.bytes as usize >= weights / 2 && (gate.bytes as usize) < weights, "{gate:?}");
+}
+
+#[test]
+fn every_kernel_and_a_reference_model_are_checked() {
+    let mut out = Vec::new();
+    let oracle = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../oracle");
+    let mut open = || Ok(Box::new(HostDevice::new(Options::default())) as Box<dyn Device>);
+    let right = engine::check(&mut open, &oracle, true, 5, &mut out).expect("checked");
+    let text = String::from_utf8(out).expect("text");
+    assert!(right, "{text}");
+    // Each checkpoint in three formats, whole and in chunks, alone and together.
+    assert!(text.lines().count() >= 3 * 12 && text.contains("tied-hd64, 8-bit head"), "{text}");
 }
