@@ -79,7 +79,11 @@ pub fn check(
     Ok(right)
 }
 
-fn check_reference(
+/// One reference checkpoint, in every format and way of serving; the first few cases of it if `small`.
+///
+/// # Errors
+/// As [`check`].
+pub fn check_reference(
     open: OpenDevice<'_>,
     directory: &Path,
     small: bool,

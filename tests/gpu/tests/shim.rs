@@ -41,13 +41,13 @@ fn every_kernel_has_a_row_of_the_table() {
 }
 
 #[test]
-fn every_kernel_and_a_reference_model_are_checked() {
+fn a_reference_model_is_checked() {
     let mut out = Vec::new();
-    let oracle = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../oracle");
+    let oracle = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../oracle/tied-hd64");
     let mut open = || Ok(Box::new(HostDevice::new(Options::default())) as Box<dyn Device>);
-    let right = engine::check(&mut open, &oracle, true, 5, &mut out).expect("checked");
+    let right = engine::check_reference(&mut open, &oracle, true, &mut out).expect("checked");
     let text = String::from_utf8(out).expect("text");
     assert!(right, "{text}");
-    // Each checkpoint in three formats, whole and in chunks, alone and together.
-    assert!(text.lines().count() >= 3 * 12 && text.contains("tied-hd64, 8-bit head"), "{text}");
+    // Three formats, whole and in chunks, alone and together.
+    assert!(text.lines().count() == 12 && text.contains("tied-hd64, 8-bit head"), "{text}");
 }
