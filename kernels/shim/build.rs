@@ -24,6 +24,8 @@ fn main() -> io::Result<()> {
         .extra_warnings(true)
         .warnings_into_errors(true)
         .flag("-Wno-unused-parameter")
+        // `#pragma unroll` is nvcc's.
+        .flag("-Wno-unknown-pragmas")
         .flag("-ffp-contract=off")
         // Nothing else refers to the objects that hold kernels; the linker must take them all the same.
         .link_lib_modifier("+whole-archive")
@@ -35,7 +37,8 @@ fn main() -> io::Result<()> {
             .flag(format!("-fsanitize={which}"))
             .flag("-fno-sanitize-recover=all")
             .flag("-fno-omit-frame-pointer")
-            .flag("-g1"); // Before the C++ library, which is named by `compile`: the sanitizer's must be the first that is loaded.
+            .flag("-g1");
+        // Before the C++ library, which `compile` names: the sanitizer's must be the first that is loaded.
         for (sanitizer, library) in [("address", "asan"), ("undefined", "ubsan")] {
             if which.split(',').any(|one| one == sanitizer) {
                 println!("cargo:rustc-link-lib=dylib={library}");
