@@ -29,8 +29,8 @@ fn main() -> io::Result<()> {
         .flag("-Wno-unused-parameter")
         // `#pragma unroll` is nvcc's.
         .flag("-Wno-unknown-pragmas")
-        // Sums come out the same whether or not the processor has fused products.
         .flag("-ffp-contract=off")
+        // (So sums are the same whether or not the processor has fused products.)
         // Nothing else refers to the objects that hold kernels; the linker must take them all the same.
         .link_lib_modifier("+whole-archive")
         .include(&runtime)
