@@ -4,8 +4,6 @@
 //! their first start; that is an ordinary build and says nothing. `REDSTART_NVCC` names a compiler that must
 //! work, `REDSTART_NVCC=none` asks for none.
 
-#![expect(clippy::print_stdout, reason = "this is how a build script speaks to cargo")]
-
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
@@ -61,7 +59,10 @@ fn compiled(sources: &Sources, out: &Path) -> Option<(Nvcc, Compiled)> {
         Ok(nvcc) => nvcc,
         Err(NoNvcc::NotFound | NoNvcc::Unwanted) => return None,
         Err(error) => {
-            println!("cargo::{}=no CUDA kernels are embedded: {error}", if wanted { "error" } else { "warning" });
+            println!(
+                "cargo::{}=no CUDA kernels are embedded: {error}",
+                if wanted { "error" } else { "warning" }
+            );
             return None;
         }
     };
@@ -83,10 +84,11 @@ fn compiled(sources: &Sources, out: &Path) -> Option<(Nvcc, Compiled)> {
 /// make cargo run this script every time, and one as new as this run once more.
 fn watch_installation(shared: &Path) {
     let note = shared.join("nvcc.txt");
-    if !note.exists() && std::fs::create_dir_all(shared).is_ok() {
-        if let Ok(file) = std::fs::File::create(&note) {
-            file.set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(1 << 30)).ok();
-        }
+    if !note.exists()
+        && std::fs::create_dir_all(shared).is_ok()
+        && let Ok(file) = std::fs::File::create(&note)
+    {
+        file.set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(1 << 30)).ok();
     }
     if note.exists() {
         println!("cargo::rerun-if-changed={}", note.display());
@@ -104,8 +106,14 @@ fn write_sources(generated: &mut String, sources: &Sources, folder: &Path) {
 }
 
 fn write_images(generated: &mut String, nvcc: &Nvcc, compiled: &Compiled, out: &Path) {
+    let units: Vec<_> = compiled.units.iter().filter(|unit| !unit.kernels.is_empty()).collect();
+    if !units.is_empty() {
+        generated.push_str(
+            "/// The driver reads the words of an image in place.\n#[repr(C, align(16))]\nstruct Aligned<T>(T);\n",
+        );
+    }
     let mut modules = String::new();
-    for unit in compiled.units.iter().filter(|unit| !unit.kernels.is_empty()) {
+    for unit in units {
         let image = out.join(format!("{}.fatbin", unit.name));
         let bytes = match std::fs::copy(&unit.image, &image) {
             Ok(bytes) => bytes,

@@ -23,17 +23,13 @@ pub struct Kernel {
 }
 
 /// A source file. Sources include only each other (and the host shim's header, on the host).
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Source {
     /// Its name, with its ending.
     pub name: &'static str,
     /// What is in it.
     pub text: &'static str,
 }
-
-/// The driver reads the words of an image in place.
-#[repr(C, align(16))]
-struct Aligned<T>(T);
 
 include!(concat!(env!("OUT_DIR"), "/image.rs"));
 
@@ -55,6 +51,16 @@ pub fn architectures() -> &'static [u32] {
 /// The source files, by name.
 pub fn sources() -> &'static [Source] {
     SOURCES
+}
+
+/// Those that are compiled.
+pub fn units() -> impl Iterator<Item = Source> {
+    SOURCES.iter().copied().filter(|source| source.name.ends_with(".cu"))
+}
+
+/// Those that are included by others.
+pub fn headers() -> impl Iterator<Item = Source> {
+    SOURCES.iter().copied().filter(|source| !source.name.ends_with(".cu"))
 }
 
 #[cfg(test)]

@@ -245,7 +245,8 @@ fn gather(nvcc: &Nvcc, file: &str, folder: &Path, compiled: &mut Compiled) -> Re
         let resources = ptxas::resources(&log);
         for kernel in &mut kernels {
             let taken = resources.get(&kernel.name);
-            let silent = || refused(architecture, format!("the assembler says nothing about {}", kernel.name));
+            let silent =
+                || refused(architecture, format!("the assembler says nothing about {}", kernel.name));
             kernel.resources.push(*taken.ok_or_else(silent)?);
         }
     }

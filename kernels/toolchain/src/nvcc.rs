@@ -41,10 +41,6 @@ pub enum NoNvcc {
     },
 }
 
-/// The variables that [`find`] looks at.
-pub const VARIABLES: [&str; 6] =
-    ["REDSTART_NVCC", "PATH", "CUDA_HOME", "CUDA_PATH", "VIRTUAL_ENV", "CONDA_PREFIX"];
-
 /// The oldest release that knows C++20.
 const OLDEST: (u32, u32) = (12, 0);
 
@@ -118,7 +114,10 @@ impl Nvcc {
         let mut numbers = version.split('.').map(|part| part.parse().unwrap_or(0));
         let release = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
         if release < OLDEST {
-            return Err(unusable(format!("it is of CUDA {}.{}, 12.0 or newer is needed", release.0, release.1)));
+            return Err(unusable(format!(
+                "it is of CUDA {}.{}, 12.0 or newer is needed",
+                release.0, release.1
+            )));
         }
         let codes = output(path, "--list-gpu-code").map_err(unusable)?;
         let architectures =
@@ -137,14 +136,21 @@ impl Nvcc {
 /// `13.0.88` of the line `Cuda compilation tools, release 13.0, V13.0.88`.
 fn version(text: &str) -> Option<&str> {
     let line = text.lines().find(|line| line.contains("release "))?;
-    line.rsplit(", V").next().map(str::trim).filter(|version| version.starts_with(|c: char| c.is_ascii_digit()))
+    line.rsplit(", V")
+        .next()
+        .map(str::trim)
+        .filter(|version| version.starts_with(|c: char| c.is_ascii_digit()))
 }
 
 fn output(command: &Path, argument: impl AsRef<OsStr>) -> Result<String, String> {
     let output = Command::new(command).arg(argument).stdin(Stdio::null()).output();
     let output = output.map_err(|error| format!("it does not start: {error}"))?;
     if !output.status.success() {
-        return Err(format!("it ends with {}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim()));
+        return Err(format!(
+            "it ends with {}: {}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr).trim()
+        ));
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

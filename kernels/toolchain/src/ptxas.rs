@@ -44,7 +44,10 @@ pub fn resources(log: &str) -> BTreeMap<String, Resources> {
 
 /// The lines of a log that complain.
 pub fn warnings(log: &str) -> Vec<String> {
-    log.lines().filter(|line| line.to_lowercase().contains("warning")).map(|line| line.trim().to_owned()).collect()
+    log.lines()
+        .filter(|line| line.to_lowercase().contains("warning"))
+        .map(|line| line.trim().to_owned())
+        .collect()
 }
 
 /// `24` of `..., 24 bytes smem, ...` for `bytes smem`.
