@@ -18,6 +18,7 @@ pub mod device;
 #[cfg(all(feature = "driver", any(target_os = "linux", target_os = "windows")))]
 pub mod driver;
 pub mod elementwise;
+pub mod float8;
 pub mod image;
 pub mod linear;
 pub mod sampling;
