@@ -29,10 +29,12 @@ const RELEASE: &str = "13.0";
 
 /// Compile the CUDA kernels for every architecture, and show the registers and memory that each takes.
 #[derive(clap::Args)]
-#[command(after_help = "Examples:\n  cargo xtask kernels --install   get nvcc (250 MB, no root), so that every build embeds the kernels\n  \
+#[command(
+    after_help = "Examples:\n  cargo xtask kernels --install   get nvcc (250 MB, no root), so that every build embeds the kernels\n  \
     cargo xtask kernels             compile and show the table\n  \
     cargo xtask kernels --check     compare with kernels/budgets.txt\n  \
-    cargo xtask kernels --update    rewrite kernels/budgets.txt after a change that was meant")]
+    cargo xtask kernels --update    rewrite kernels/budgets.txt after a change that was meant"
+)]
 pub(crate) struct Options {
     /// Get nvcc as Python packages into the target folder if there is none
     #[arg(long)]
@@ -97,7 +99,9 @@ pub(crate) fn check() -> Result<Checked> {
     let file = Budgets::read()?;
     if file.release != budgets.release {
         let (ours, theirs) = (&budgets.release, &file.release);
-        return Ok(Checked::Skipped(format!("compiled, but the budgets are of nvcc {theirs} and this is {ours}")));
+        return Ok(Checked::Skipped(format!(
+            "compiled, but the budgets are of nvcc {theirs} and this is {ours}"
+        )));
     }
     let complaints = compare_with_file(&nvcc, &compiled)?;
     if !complaints.is_empty() {
@@ -105,7 +109,10 @@ pub(crate) fn check() -> Result<Checked> {
     }
     let (kernels, seconds) = (budgets.kernels.len(), started.elapsed().as_secs());
     let architectures = compiled.architectures.len();
-    Ok(Checked::Good(format!("{kernels} kernels for {architectures} architectures by nvcc {} in {seconds} s", nvcc.version)))
+    Ok(Checked::Good(format!(
+        "{kernels} kernels for {architectures} architectures by nvcc {} in {seconds} s",
+        nvcc.version
+    )))
 }
 
 /// The folder that builds share, as the build script of `redstart-kernels` knows it.
@@ -230,6 +237,8 @@ struct Budget {
     shared: u32,
     stack: u32,
     spills: u32,
+    /// Where there are spills; not in the file, which allows them on all.
+    spills_on: Vec<u32>,
 }
 
 const HEAD: &str = "\
@@ -244,7 +253,9 @@ impl Budgets {
         Self {
             release: release(nvcc),
             architectures: compiled.architectures.clone(),
-            kernels: kernels.map(|kernel| (kernel.name.clone(), Budget::of(&kernel.resources))).collect(),
+            kernels: kernels
+                .map(|kernel| (kernel.name.clone(), Budget::of(&kernel.resources, &compiled.architectures)))
+                .collect(),
         }
     }
 
@@ -256,7 +267,8 @@ impl Budgets {
 
     fn parse(text: &str) -> Result<Self> {
         let mut lines = text.lines().filter(|line| !line.starts_with('#') && !line.trim().is_empty());
-        let release = lines.next().and_then(|line| line.strip_prefix("nvcc ")).context("no line `nvcc RELEASE`")?;
+        let release =
+            lines.next().and_then(|line| line.strip_prefix("nvcc ")).context("no line `nvcc RELEASE`")?;
         let head = lines.next().context("no line of column names")?;
         let architectures: Vec<u32> = head
             .split_whitespace()
@@ -267,13 +279,24 @@ impl Budgets {
         for line in lines {
             let mut words = line.split_whitespace();
             let name = words.next().context("an empty line")?;
-            let numbers: Vec<u32> =
-                words.map(str::parse).collect::<Result<_, _>>().with_context(|| format!("the line of {name}"))?;
-            ensure!(numbers.len() == architectures.len() + 3, "the line of {name} has too many or too few columns");
+            let numbers: Vec<u32> = words
+                .map(str::parse)
+                .collect::<Result<_, _>>()
+                .with_context(|| format!("the line of {name}"))?;
+            ensure!(
+                numbers.len() == architectures.len() + 3,
+                "the line of {name} has too many or too few columns"
+            );
             let (registers, [shared, stack, spills]) = numbers.split_at(architectures.len()) else {
                 bail!("the line of {name}");
             };
-            let budget = Budget { registers: registers.to_vec(), shared: *shared, stack: *stack, spills: *spills };
+            let budget = Budget {
+                registers: registers.to_vec(),
+                shared: *shared,
+                stack: *stack,
+                spills: *spills,
+                ..Budget::default()
+            };
             ensure!(kernels.insert(name.to_owned(), budget).is_none(), "{name} has two lines");
         }
         Ok(Self { release: release.trim().to_owned(), architectures, kernels })
@@ -313,7 +336,8 @@ impl Budgets {
         const UPDATE: &str = "`cargo xtask kernels --update` if that is meant";
         let mut complaints = Vec::new();
         if self.architectures != now.architectures {
-            complaints.push(format!("compiled for {:?} instead of {:?}", now.architectures, self.architectures));
+            complaints
+                .push(format!("compiled for {:?} instead of {:?}", now.architectures, self.architectures));
             return complaints;
         }
         for (name, taken) in &now.kernels {
@@ -324,7 +348,9 @@ impl Budgets {
             for (place, architecture) in self.architectures.iter().enumerate() {
                 let (allowed, taken) = (budget.registers[place], taken.registers[place]);
                 if taken > allowed {
-                    complaints.push(format!("{name} on sm_{architecture}: {taken} registers, {allowed} allowed: {UPDATE}"));
+                    complaints.push(format!(
+                        "{name} on sm_{architecture}: {taken} registers, {allowed} allowed: {UPDATE}"
+                    ));
                 }
             }
             let rest = [("shared memory", taken.shared, budget.shared), ("stack", taken.stack, budget.stack)];
@@ -334,8 +360,13 @@ impl Budgets {
                 }
             }
             if taken.spills > budget.spills {
-                let (taken, allowed) = (taken.spills, budget.spills);
-                complaints.push(format!("{name}: {taken} bytes of spilled registers, {allowed} allowed: make it smaller, or allow them by hand"));
+                let (spills, allowed) = (taken.spills, budget.spills);
+                let on: Vec<String> = taken.spills_on.iter().map(|on| format!("sm_{on}")).collect();
+                let on = on.join(", ");
+                complaints.push(format!(
+                    "{name} on {on}: {spills} bytes of spilled registers, {allowed} allowed: \
+                     make it smaller, or allow them by hand"
+                ));
             }
         }
         for name in self.kernels.keys().filter(|name| !now.kernels.contains_key(*name)) {
@@ -346,13 +377,20 @@ impl Budgets {
 }
 
 impl Budget {
-    fn of(resources: &[Resources]) -> Self {
+    fn of(resources: &[Resources], architectures: &[u32]) -> Self {
+        let spills = |taken: &Resources| taken.spill_stores.max(taken.spill_loads);
         let most = |what: fn(&Resources) -> u32| resources.iter().map(what).max().unwrap_or(0);
         Self {
             registers: resources.iter().map(|taken| taken.registers).collect(),
             shared: most(|taken| taken.shared),
             stack: most(|taken| taken.stack),
-            spills: most(|taken| taken.spill_stores.max(taken.spill_loads)),
+            spills: most(spills),
+            spills_on: resources
+                .iter()
+                .zip(architectures)
+                .filter(|(taken, _)| spills(taken) > 0)
+                .map(|(_, &on)| on)
+                .collect(),
         }
     }
 }
@@ -363,14 +401,18 @@ mod tests {
 
     fn budgets(kernels: &[(&str, [u32; 5])]) -> Budgets {
         let kernels = kernels.iter().map(|&(name, [first, second, shared, stack, spills])| {
-            (name.to_owned(), Budget { registers: vec![first, second], shared, stack, spills })
+            (
+                name.to_owned(),
+                Budget { registers: vec![first, second], shared, stack, spills, spills_on: vec![] },
+            )
         });
         Budgets { release: "13.0".to_owned(), architectures: vec![80, 120], kernels: kernels.collect() }
     }
 
     #[test]
     fn the_file_is_read_as_it_is_written() {
-        let budgets = budgets(&[("a_long_name_of_a_kernel", [255, 168, 49152, 16, 8]), ("b", [8, 9, 0, 0, 0])]);
+        let budgets =
+            budgets(&[("a_long_name_of_a_kernel", [255, 168, 49152, 16, 8]), ("b", [8, 9, 0, 0, 0])]);
         assert_eq!(Budgets::parse(&budgets.file()).unwrap(), budgets);
         let error = Budgets::parse(&budgets.file().replace(" 168 ", " ")).unwrap_err().to_string();
         assert!(error.contains("a_long_name_of_a_kernel"), "{error}");
@@ -378,14 +420,17 @@ mod tests {
 
     #[test]
     fn growth_is_named_and_shrinking_is_not() {
-        let allowed = budgets(&[("a", [40, 40, 0, 0, 0]), ("gone", [8, 8, 0, 0, 0]), ("small", [64, 64, 64, 0, 0])]);
-        let now = budgets(&[("a", [40, 41, 16, 8, 4]), ("new", [8, 8, 0, 0, 0]), ("small", [60, 60, 32, 0, 0])]);
+        let allowed =
+            budgets(&[("a", [40, 40, 0, 0, 0]), ("gone", [8, 8, 0, 0, 0]), ("small", [64, 64, 64, 0, 0])]);
+        let mut now =
+            budgets(&[("a", [40, 41, 16, 8, 4]), ("new", [8, 8, 0, 0, 0]), ("small", [60, 60, 32, 0, 0])]);
+        now.kernels.get_mut("a").unwrap().spills_on = vec![80, 120];
         let complaints = allowed.compare(&now);
         let starts = [
             "a on sm_120: 41 registers, 40 allowed",
             "a: 16 bytes of shared memory, 0 allowed",
             "a: 8 bytes of stack, 0 allowed",
-            "a: 4 bytes of spilled registers, 0 allowed",
+            "a on sm_80, sm_120: 4 bytes of spilled registers, 0 allowed",
             "new has no budget",
             "gone has a budget and is not compiled",
         ];
@@ -399,7 +444,8 @@ mod tests {
     #[test]
     fn an_update_allows_no_new_spills() {
         let allowed = budgets(&[("less", [8, 8, 0, 0, 16]), ("more", [8, 8, 0, 0, 16])]);
-        let mut now = budgets(&[("less", [8, 8, 0, 0, 4]), ("more", [8, 8, 0, 0, 32]), ("new", [8, 8, 0, 0, 4])]);
+        let mut now =
+            budgets(&[("less", [8, 8, 0, 0, 4]), ("more", [8, 8, 0, 0, 32]), ("new", [8, 8, 0, 0, 4])]);
         now.keep_allowances(Some(&allowed));
         let spills: Vec<u32> = now.kernels.values().map(|budget| budget.spills).collect();
         assert_eq!(spills, [4, 16, 0]);
