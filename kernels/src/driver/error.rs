@@ -24,7 +24,6 @@ fn is_loss(result: CUresult) -> bool {
     matches!(
         result,
         CUDA_ERROR_DEINITIALIZED
-            | CUDA_ERROR_DEVICE_UNAVAILABLE
             | CUDA_ERROR_ECC_UNCORRECTABLE
             | CUDA_ERROR_NVLINK_UNCORRECTABLE
             | CUDA_ERROR_CONTAINED
@@ -40,7 +39,6 @@ fn is_loss(result: CUresult) -> bool {
             | CUDA_ERROR_LAUNCH_FAILED
             | CUDA_ERROR_TENSOR_MEMORY_LEAK
             | CUDA_ERROR_EXTERNAL_DEVICE
-            | CUDA_ERROR_SYSTEM_NOT_READY
             | CUDA_ERROR_UNKNOWN
     )
 }
