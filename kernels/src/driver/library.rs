@@ -135,7 +135,7 @@ pub(super) fn start() -> Result<(u32, u32), NoCuda> {
     let library = unsafe { sys::culib() };
     // SAFETY: the symbol is looked up, not called; its type does not matter.
     let has = |name: &str| unsafe { library.get::<*const ()>(name.as_bytes()) }.is_ok();
-    if !has("cuInit") || !has("cuDriverGetVersion") {
+    if !has("cuDriverGetVersion") {
         return Err(NoCuda::NoDriver);
     }
     let mut version = 0;
@@ -145,8 +145,11 @@ pub(super) fn start() -> Result<(u32, u32), NoCuda> {
         return Err(NoCuda::NoDriver);
     }
     let driver = version_of(version);
-    if answer == CUDA_SUCCESS && (driver < OLDEST || !FUNCTIONS.into_iter().all(has)) {
+    if answer == CUDA_SUCCESS && driver < OLDEST {
         return Err(NoCuda::DriverTooOld { driver, needed: OLDEST });
+    }
+    if let Some(missing) = FUNCTIONS.into_iter().find(|name| !has(name)) {
+        return Err(NoCuda::DriverFails(format!("its library lacks {missing}")));
     }
     // SAFETY: the function exists; 0 is the only value of its flags.
     match unsafe { sys::cuInit(0) } {
@@ -154,11 +157,7 @@ pub(super) fn start() -> Result<(u32, u32), NoCuda> {
         CUDA_ERROR_NO_DEVICE => Err(NoCuda::NoDevice),
         CUDA_ERROR_STUB_LIBRARY => Err(NoCuda::NoDriver),
         CUDA_ERROR_SYSTEM_DRIVER_MISMATCH => Err(NoCuda::DriverMismatch),
-        // The names of errors are the driver's, too; an old one may lack the function.
-        error if has("cuGetErrorName") && has("cuGetErrorString") => {
-            Err(NoCuda::DriverFails(error::describe(error)))
-        }
-        error => Err(NoCuda::DriverFails(format!("{error:?}"))),
+        error => Err(NoCuda::DriverFails(error::describe(error))),
     }
 }
 

@@ -186,7 +186,8 @@ impl Nvrtc {
         Target::of_card(card, &self.architectures)
     }
 
-    /// Compiles a source file with the files it includes.
+    /// Compiles a source file with the files it includes. Several threads may do so; the library lets them take turns
+    /// for the first part of the work.
     ///
     /// # Errors
     /// The compiler's words.
