@@ -38,7 +38,7 @@ constexpr float WEIGHT_UNIT = 0x1p40f;
 // Bins for a factor of two in weight: from bin 2040 on, weights round to zero.
 constexpr float BINS_PER_BIT = 51.0f;
 
-constexpr u32 SKIP = 0, LIKELIEST = 1, BY_CHANCE = 2;
+enum : u32 { SKIP = 0, LIKELIEST = 1, BY_CHANCE = 2 };
 constexpr u32 TOKEN = 1, INVALID_LOGIT = 2, NOTHING_POSSIBLE = 3;
 
 // How one slot is drawn.

@@ -42,12 +42,11 @@ pub fn resources(log: &str) -> BTreeMap<String, Resources> {
     kernels
 }
 
-/// The lines of a log that complain.
+/// The lines of a log that complain, as compiler (`a.cu(3): warning #177-D: ...`) and assembler
+/// (`ptxas warning : ...`) do.
 pub fn warnings(log: &str) -> Vec<String> {
-    log.lines()
-        .filter(|line| line.to_lowercase().contains("warning"))
-        .map(|line| line.trim().to_owned())
-        .collect()
+    let complains = |line: &&str| line.contains("): warning") || line.contains("warning :");
+    log.lines().filter(complains).map(|line| line.trim().to_owned()).collect()
 }
 
 /// `24` of `..., 24 bytes smem, ...` for `bytes smem`.
@@ -93,7 +92,9 @@ ptxas info    : Used 12 registers, used 0 barriers, 360 bytes cmem[0]
 
     #[test]
     fn warnings_are_kept() {
-        let log = "a.cu(3): warning #177-D: variable \"x\" was declared but never referenced\n\n";
-        assert_eq!(warnings(log), [log.trim()]);
+        let compiler = "a.cu(3): warning #177-D: variable \"x\" was declared but never referenced";
+        let assembler = "ptxas warning : Registers are spilled to local memory in function 'a'";
+        let remark = "Remark: The warnings can be suppressed with \"-diag-suppress <warning-number>\"";
+        assert_eq!(warnings(&[compiler, remark, assembler].join("\n\n")), [compiler, assembler]);
     }
 }
