@@ -10,10 +10,15 @@
 //! - [`attention`]: paged attention, split over the keys, with grouped heads packed into rows.
 //! - [`elementwise`]: embedding, norms, rotary positions and the KV append.
 //! - [`sampling`]: logits to a token.
+//! - [`image`]: the kernels that this program carries, compiled or as sources.
+//! - `driver`: the CUDA driver as a device, where there are CUDA drivers.
 
 pub mod attention;
 pub mod device;
+#[cfg(all(feature = "driver", any(target_os = "linux", target_os = "windows")))]
+pub mod driver;
 pub mod elementwise;
 pub mod float8;
+pub mod image;
 pub mod linear;
 pub mod sampling;
