@@ -31,7 +31,7 @@ constexpr u32 BINS = 2048;
 constexpr u32 LISTED = 1024;
 constexpr u32 NO_MASK = 0xffffffff;
 constexpr u32 NOTHING = 0xffffffff;
-constexpr float INFINITE = __builtin_huge_valf();
+constexpr float INFINITE = __builtin_bit_cast(float, 0x7f800000u);
 constexpr float LOG2_E = 1.4426950408889634f;
 // A weight is 1 for the largest logit, in units of 2^-40: a vocabulary of 2^22 sums up to 2^62.
 constexpr float WEIGHT_UNIT = 0x1p40f;

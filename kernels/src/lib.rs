@@ -11,11 +11,16 @@
 //! - [`elementwise`]: embedding, norms, rotary positions and the KV append.
 //! - [`sampling`]: logits to a token.
 //! - [`machine`]: how fast the card itself reads and multiplies.
+//! - [`image`]: the kernels that this program carries, compiled or as sources.
+//! - `driver`: the CUDA driver as a device, where there are CUDA drivers.
 
 pub mod attention;
 pub mod device;
+#[cfg(all(feature = "driver", any(target_os = "linux", target_os = "windows")))]
+pub mod driver;
 pub mod elementwise;
 pub mod float8;
+pub mod image;
 pub mod linear;
 pub mod machine;
 pub mod sampling;

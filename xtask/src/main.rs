@@ -1,11 +1,13 @@
 //! `cargo xtask`: the project's chores, written in Rust so that they run wherever Redstart builds.
 //!
-//! `test` passes every check that a change must pass, `plugins` rebuilds the shipped plugins, `neovim`
-//! gets the editor that the editor test drives. Each subcommand is one module.
+//! `test` passes every check that a change must pass, `plugins` rebuilds the shipped plugins, `kernels`
+//! compiles the CUDA kernels and watches their size, `neovim` gets the editor that the editor test drives.
+//! Each subcommand is one module.
 
 // A command speaks on the terminal; no editor listens to this one.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "the output of a terminal command")]
 
+mod kernels;
 mod neovim;
 mod plugins;
 mod test;
@@ -31,6 +33,7 @@ struct Cli {
 enum Chore {
     Test(test::Options),
     Plugins(plugins::Args),
+    Kernels(kernels::Options),
     Neovim(neovim::Options),
 }
 
@@ -43,6 +46,7 @@ fn main() -> ExitCode {
             }
             true
         }),
+        Chore::Kernels(options) => kernels::run(&options),
         Chore::Neovim(options) => neovim::run(&options).map(|()| true),
     };
     match outcome {

@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use clap::ValueEnum;
 
-use crate::{neovim, plugins, repository, target_dir};
+use crate::{kernels, neovim, plugins, repository, target_dir};
 
 /// Run every check that a change must pass, and sum up at the end.
 ///
 /// A check that fails does not stop the others; the exit status is non-zero when any failed. What a
-/// machine lacks is set up where that needs no root (Neovim, rustfmt, clippy), else the check is
+/// machine lacks is set up where that needs no root (Neovim, nvcc, rustfmt, clippy), else the check is
 /// skipped and the summary says why.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  cargo xtask test                     everything\n  \
@@ -36,6 +36,8 @@ pub(crate) struct Options {
 enum Part {
     /// The code is formatted
     Fmt,
+    /// The CUDA kernels compile for every architecture and none outgrew its budget; gets nvcc where there is none
+    Kernels,
     /// No lint of the workspace objects
     Clippy,
     /// The native tests of the plugin guests
@@ -98,6 +100,15 @@ impl Session {
     fn perform(&mut self, part: Part) -> Result<Outcome> {
         match part {
             Part::Fmt => with_component("rustfmt", cargo(&["fmt", "--all", "--check"])),
+            // Before anything is built: the builds embed the kernels once there is an nvcc.
+            Part::Kernels => Ok(match kernels::check()? {
+                kernels::Checked::Good(what) => Outcome::Passed(what),
+                kernels::Checked::Bad(complaints) => {
+                    complaints.iter().for_each(|complaint| println!("{complaint}"));
+                    Outcome::Failed(complaints.join("; "))
+                }
+                kernels::Checked::Skipped(reason) => Outcome::Skipped(reason),
+            }),
             Part::Clippy => {
                 let lints = ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
                 with_component("clippy", cargo(&lints))
