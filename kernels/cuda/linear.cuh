@@ -84,6 +84,20 @@ DEVICE constexpr u32 group_of(u32 piece) {
 }
 constexpr u32 GROUP_SCALE_BYTES = 32, GROUP_ZERO_BYTES = 8;
 
+// A piece as it is copied to shared memory: its weights, its scales, and 16 bytes of zeros, which is the least
+// that can be copied and may be twice what it needs.
+template <class Format>
+constexpr u32 WEIGHT_BYTES = Format::LOADS * LOAD_BYTES;
+template <class Format>
+constexpr u32 SCALE_BYTES = PARTS<Format> * GROUP_SCALE_BYTES;
+template <class Format>
+constexpr u32 EXTRA_BYTES = SCALE_BYTES<Format> + (Format::HAS_ZEROS ? 16 : 0);
+// Where in the 16 bytes a piece's zeros begin.
+template <class Format>
+DEVICE constexpr u32 zeros_skip_of(u32 piece) {
+    return group_of<Format>(piece) * GROUP_ZERO_BYTES % 16;
+}
+
 struct NoScales {
     static DEVICE NoScales load(const u8*, const u8*) { return {}; }
 };

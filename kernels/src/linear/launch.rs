@@ -283,7 +283,7 @@ struct TileVariant {
 
 impl TileVariant {
     fn new(format: Format, rows: usize) -> Self {
-        // Scales and zeros of a tile that belong to a piece.
+        // Scales and zeros of a piece; the latter copied 16 bytes at a time.
         let extras = match format {
             Format::Int4 { group: 32 } => 64 + 16,
             Format::Int4 { .. } => 32 + 16,
