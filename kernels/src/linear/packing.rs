@@ -365,3 +365,69 @@ fn weight_at(spec: &LinearSpec, tile: &[u8], r: usize, input: usize) -> f32 {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::linear::Pairing;
+
+    /// A matrix that is 0.25 everywhere but in one place.
+    struct Spot {
+        output: usize,
+        input: usize,
+        value: f32,
+    }
+
+    impl DenseSource for Spot {
+        fn outputs(&self) -> usize {
+            20
+        }
+
+        fn row(&self, output: usize, to: &mut [f32]) {
+            to.fill(0.25);
+            if output == self.output {
+                to[self.input] = self.value;
+            }
+        }
+    }
+
+    fn pack(format: Format, value: f32) -> Result<Vec<f32>, PackError> {
+        let spec = LinearSpec { format, input: 72, output: 40, pairing: Pairing::Plain };
+        let mut packed = vec![0; spec.packed_bytes()];
+        let spots = [Spot { output: 99, input: 0, value }, Spot { output: 7, input: 70, value }];
+        pack_dense(&spec, &spots, 0..spec.tiles(), &mut packed)?;
+        Ok(unpack(&spec, &packed))
+    }
+
+    #[test]
+    fn a_weight_is_where_it_belongs() {
+        let weights = pack(Format::F16, -3.5).expect("halves");
+        let spot = 27 * 72 + 70;
+        assert!(weights.iter().enumerate().all(|(i, &weight)| weight == if i == spot { -3.5 } else { 0.25 }));
+    }
+
+    #[test]
+    fn a_weight_that_the_format_does_not_have_is_named() {
+        for (format, name) in [(Format::F16, "fp16"), (Format::Int8, "int8")] {
+            let error = pack(format, f32::NAN).expect_err("NaN");
+            assert_eq!(error, PackError::OutOfRange { output: 27, input: 70, format: name });
+        }
+        let error = pack(Format::F16, 1e5).expect_err("too large");
+        assert_eq!(error.to_string(), "the weight from input 70 to output 27 is NaN or too large for fp16");
+        // Eight bits take any number that their scale, an fp16, can reach.
+        assert!(pack(Format::Int8, 1e5).is_ok());
+        assert!(pack(Format::Int8, 1e8).is_err());
+    }
+
+    #[test]
+    fn read_bytes_are_the_weights_scales_and_zeros() {
+        let spec = |format| LinearSpec { format, input: 3584, output: 4608, pairing: Pairing::Plain };
+        let weights = 3584 * 4608;
+        let groups = weights / 128;
+        // Four bits a weight; sixteen bits of scale and four of zero a group.
+        assert_eq!(spec(Format::Int4 { group: 128 }).read_bytes(), weights / 2 + 2 * groups + groups / 2);
+        assert_eq!(spec(Format::F16).read_bytes(), 2 * weights);
+        assert_eq!(spec(Format::Int8).read_bytes(), weights + 2 * groups);
+        assert_eq!(spec(Format::Fp8).read_bytes(), weights + 4 * 4608);
+    }
+}
