@@ -6,6 +6,7 @@ use std::time::Instant;
 use redstart_engine::generator::Generation;
 use redstart_engine::request::{FinishReason, Priority, Request, SamplingParams, SubmitError};
 use redstart_engine::scheduler::{Scheduler, SchedulerConfig, WARM_UP_CHUNK};
+use redstart_engine::step_output::StepOutput;
 use redstart_engine::step_plan::{BLOCK_SIZE, StepPlan};
 use redstart_engine::tokenizer::Tokenizer;
 
@@ -290,9 +291,10 @@ fn an_invalid_logit_fails_its_sequence_only_and_caches_nothing() {
     let mut bad = submit(&mut scheduler, 1);
     let mut good = submit(&mut scheduler, 2);
     assert!(scheduler.schedule(&mut plan, Instant::now()));
-    let mut logits = vec![0.0; 2 * VOCAB_SIZE];
-    logits[7] = f32::NAN;
-    scheduler.apply(&logits, Instant::now());
+    let mut output = StepOutput { logits: vec![0.0; 2 * VOCAB_SIZE], ..StepOutput::default() };
+    output.logits[7] = f32::NAN;
+    output.set_all_logits(&plan);
+    scheduler.apply(&output, Instant::now());
     assert!(matches!(collect(&mut bad).reason, FinishReason::Failed(message) if message.contains("token 7")));
     assert_eq!(collect(&mut good).reason, FinishReason::MaxTokens);
     assert_eq!(scheduler.stats().blocks_cached, 1);
@@ -313,7 +315,7 @@ fn log_probabilities_come_with_each_token() {
 }
 
 /// A tokenizer whose token `id` is one byte, so that the toy's vocabulary has text: `a` for 33 on.
-fn byte_tokenizer() -> Arc<Tokenizer> {
+pub(crate) fn byte_tokenizer() -> Arc<Tokenizer> {
     Arc::new(Tokenizer::from_bytes(&crate::tokenizer::byte_tokenizer_json()).expect("a tokenizer"))
 }
 
