@@ -1,19 +1,19 @@
 // `y = x W^T` for more than 16 rows: tails and prefill. A block computes 128 outputs for 64 or 128 rows.
 //
-// Weights and activations come through shared memory, one piece of 64 inputs a stage, several stages under way
-// (cp.async). Each warp has two weight tiles (32 outputs) and eight row tiles (64 rows): four warps make 128
-// outputs, and 128 rows take twice four warps. A warp turns its weights into operands once a stage and uses
-// them for all of its rows. Here the scale is put on the weights, in fp16: (q - z) s is rounded once, to
-// 2^-11 of its size, which is what fp16 weights have; sums of their own for every group would take 64 more
-// registers.
+// Weights and activations come through shared memory, one piece of 64 inputs a stage, several stages under
+// way (cp.async). Each warp has two weight tiles (32 outputs) and eight row tiles (64 rows): four warps make
+// 128 outputs, and 128 rows take twice four warps. A warp turns its weights into operands once a stage and
+// uses them for all of its rows. Here the scale is put on the weights, in fp16: (q - z) s is rounded once,
+// to 2^-11 of its size, which is what fp16 weights have; sums of their own for every group would take 64
+// more registers.
 //
 //     stage:  weights [8 tiles][loads][512] | scales, zeros [8 tiles] | activations [rows][128 bytes]
 //
 // Activations are read as in the stream kernels, 16 bytes a lane, eight lanes at a time from two neighbouring
 // rows; odd rows have the halves of their 128 bytes exchanged so that those do not meet in a bank.
 //
-// Where there are too few blocks for the card the inputs are split, too (grid z); each part leaves its sums in
-// scratch memory, and the last to arrive adds them up in order.
+// Where there are too few blocks for the card the inputs are split, too (grid z); each part leaves its sums
+// in scratch memory, and the last to arrive adds them up in order.
 #include "linear.cuh"
 
 namespace linear {
@@ -47,7 +47,9 @@ struct Stage {
     static constexpr u32 BYTES = ACTIVATIONS_AT + ROWS * 2 * PIECE_INPUTS;
 
     // Where 16 bytes of activations are; odd rows have their halves exchanged.
-    static DEVICE u32 place(u32 row, u32 chunk) { return ACTIVATIONS_AT + row * 128 + (chunk ^ (row % 2 * 4)) * 16; }
+    static DEVICE u32 place(u32 row, u32 chunk) {
+        return ACTIVATIONS_AT + row * 128 + (chunk ^ (row % 2 * 4)) * 16;
+    }
 };
 
 // Copies a thread's share of each stage. What does not change from stage to stage is computed once.
@@ -104,8 +106,8 @@ struct Copier {
         if constexpr (EXTRA_CHUNKS > 0) {
             if (thread_index() < BLOCK_TILES * EXTRA_CHUNKS) {
                 u32 group = group_of<Format>(piece) & extras_mask;
-                copy_async_16(stage + Layout::EXTRAS_AT + 16 * thread_index(), tiles + (extras_at + group * extras_step),
-                              true);
+                copy_async_16(stage + Layout::EXTRAS_AT + 16 * thread_index(),
+                              tiles + (extras_at + group * extras_step), true);
             }
         }
     }
@@ -125,8 +127,8 @@ struct Copier {
 
 // The operands of products 2 half and 2 half + 1 of a weight tile, scaled.
 template <class Format>
-DEVICE void scaled_fragments(const Words4 (&words)[Format::LOADS], const typename Format::Scales& scales, u32 half,
-                             u32 (&a)[2][4]) {
+DEVICE void scaled_fragments(const Words4 (&words)[Format::LOADS], const typename Format::Scales& scales,
+                             u32 half, u32 (&a)[2][4]) {
 #pragma unroll
     for (u32 j = 0; j < 2; j++) {
         Format::fragment(words, scales, 2 * half + j, a[j]);
@@ -152,7 +154,8 @@ DEVICE void multiply_stage(const u8* stage, u32 zeros_skip, u32 first_tile, u32 
     for (u32 i = 0; i < WARP_TILES; i++) {
         const u8* from = stage + (first_tile + i) * WEIGHT_BYTES<Format> + 16 * lane;
 #pragma unroll
-        for (u32 k = 0; k < Format::LOADS; k++) words[i][k] = *reinterpret_cast<const Words4*>(from + LOAD_BYTES * k);
+        for (u32 k = 0; k < Format::LOADS; k++)
+            words[i][k] = *reinterpret_cast<const Words4*>(from + LOAD_BYTES * k);
         const u8* extras = stage + Layout::EXTRAS_AT + (first_tile + i) * EXTRA_BYTES<Format>;
         scales[i] = Format::Scales::load(extras, extras + SCALE_BYTES<Format> + zeros_skip);
     }
@@ -161,7 +164,8 @@ DEVICE void multiply_stage(const u8* stage, u32 zeros_skip, u32 first_tile, u32 
         u32 a[WARP_TILES][2][4];
 #pragma unroll
         for (u32 i = 0; i < WARP_TILES; i++) scaled_fragments<Format>(words[i], scales[i], half, a[i]);
-        // Row tiles are 1024 bytes apart, and as eight rows are an even number, in the same places of their rows.
+        // Row tiles are 1024 bytes apart, and as eight rows are an even number, in the same places of their
+        // rows.
         const u8* activations = stage + Layout::place(first_row + g, 4 * half + t);
 #pragma unroll
         for (u32 n = 0; n < WARP_ROW_TILES; n += 2) {
@@ -223,7 +227,8 @@ DEVICE void tile_product(const TileParams& p) {
         }
         copy_async_commit();
         u32 zeros_skip = zeros_skip_of<Format>(first_piece + i);
-        multiply_stage<Format, row_warps>(shared + slot * Layout::BYTES, zeros_skip, warp_tile, warp_row, row_tiles, sums);
+        multiply_stage<Format, row_warps>(shared + slot * Layout::BYTES, zeros_skip, warp_tile, warp_row,
+                                          row_tiles, sums);
         free_slot = slot;
         slot = slot + 1 == stages ? 0 : slot + 1;
     }
@@ -241,7 +246,7 @@ DEVICE void tile_product(const TileParams& p) {
     for (u32 i = 0; i < WARP_TILES; i++) {
 #pragma unroll
         for (u32 n = 0; n < WARP_ROW_TILES; n++) {
-            const float(&s)[4] = sums[i][n];
+            const float (&s)[4] = sums[i][n];
             if (n < row_tiles) to[(i * WARP_ROW_TILES + n) * threads] = {{s[0], s[1], s[2], s[3]}};
         }
     }
@@ -276,9 +281,9 @@ DEVICE void tile_product(const TileParams& p) {
 
 }  // namespace linear
 
-// 128 registers a thread allow 16 warps a multiprocessor. Stages for 128 rows fill up to 99 KB of shared memory,
-// two blocks on a card with 228 KB; for 64 rows (but for fp16) as many as leave room for a second block in the
-// 100 KB of a small card.
+// 128 registers a thread allow 16 warps a multiprocessor. Stages for 128 rows fill up to 99 KB of shared
+// memory, two blocks on a card with 228 KB; for 64 rows (but for fp16) as many as leave room for a second
+// block in the 100 KB of a small card.
 #define TILE_KERNELS(format, Format, stages_64, stages_128)                                                  \
     KERNEL(linear_tile_##format##_64, linear::TileParams, 128, 4) {                                          \
         linear::tile_product<linear::Format, 1, stages_64>(p);                                               \
