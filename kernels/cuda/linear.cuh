@@ -10,11 +10,11 @@
 //     32 (j / 2) + 8 t + 4 (j % 2) + e,   e = 0..3
 //
 // Any order is right as long as both operands agree on it. With this one a lane's activations for two
-// products are 16 bytes in a row, and the two halves of a piece are 32 consecutive inputs each: a whole group
-// where groups are 32. A's registers 0 and 2 hold e = 0, 1 and e = 2, 3 of tile row g = lane / 4, registers 1
-// and 3 the same of tile row g + 8. A format stores, lane by lane, what one lane needs, so that a warp reads a
-// piece as one stretch of 512 bytes or a few of them, and a register's pair of halves comes out of the stored
-// bits with a mask or a byte permutation.
+// products are 16 bytes in a row, and the two halves of a piece are 32 consecutive inputs each: a whole
+// group where groups are 32. A's registers 0 and 2 hold e = 0, 1 and e = 2, 3 of tile row g = lane / 4,
+// registers 1 and 3 the same of tile row g + 8. A format stores, lane by lane, what one lane needs, so that
+// a warp reads a piece as one stretch of 512 bytes or a few of them, and a register's pair of halves comes
+// out of the stored bits with a mask or a byte permutation.
 //
 //     tile:   piece 0 | piece 1 | ... | scales | zeros | padding to a multiple of 128
 //     scales: int4, int8: per group, [8 g] of {fp16 of tile row g, fp16 of tile row g + 8}
@@ -72,7 +72,9 @@ struct Operands {
 
 // Sums over this many parts of a piece are multiplied by scales of their own.
 template <class Format>
-constexpr u32 PARTS = Format::GROUP == 0 ? 0 : Format::GROUP < PIECE_INPUTS ? PIECE_INPUTS / Format::GROUP : 1;
+constexpr u32 PARTS = Format::GROUP == 0             ? 0
+                      : Format::GROUP < PIECE_INPUTS ? PIECE_INPUTS / Format::GROUP
+                                                     : 1;
 // The first group of a piece; also for a number of pieces that is a multiple of a group's.
 template <class Format>
 DEVICE constexpr u32 group_of(u32 piece) {
@@ -83,6 +85,20 @@ DEVICE constexpr u32 group_of(u32 piece) {
     }
 }
 constexpr u32 GROUP_SCALE_BYTES = 32, GROUP_ZERO_BYTES = 8;
+
+// A piece as it is copied to shared memory: its weights, its scales, and 16 bytes of zeros, which is the
+// least that can be copied and may be twice what it needs.
+template <class Format>
+constexpr u32 WEIGHT_BYTES = Format::LOADS * LOAD_BYTES;
+template <class Format>
+constexpr u32 SCALE_BYTES = PARTS<Format> * GROUP_SCALE_BYTES;
+template <class Format>
+constexpr u32 EXTRA_BYTES = SCALE_BYTES<Format> + (Format::HAS_ZEROS ? 16 : 0);
+// Where in the 16 bytes a piece's zeros begin.
+template <class Format>
+DEVICE constexpr u32 zeros_skip_of(u32 piece) {
+    return group_of<Format>(piece) * GROUP_ZERO_BYTES % 16;
+}
 
 struct NoScales {
     static DEVICE NoScales load(const u8*, const u8*) { return {}; }
@@ -155,8 +171,8 @@ struct Int8Scales {
     }
 };
 
-// q s, with q from -127 to 127 stored as q + 128. Load j / 2 has in its words 2 (j % 2) and the next the bytes
-// of A's registers 0, 1 and 2, 3 of product j.
+// q s, with q from -127 to 127 stored as q + 128. Load j / 2 has in its words 2 (j % 2) and the next the
+// bytes of A's registers 0, 1 and 2, 3 of product j.
 struct Int8 {
     static constexpr u32 LOADS = 2;
     static constexpr u32 GROUP = 128;
@@ -252,8 +268,8 @@ DEVICE void append(const Epilogue& e, u8* cache, u32 slot, u32 kv_head, u32 i, f
     }
 }
 
-// Queries and keys are rotated; tile rows g and g + 8 are elements i and i + head_dim / 2 of a head. Values go
-// as they come, in plain order.
+// Queries and keys are rotated; tile rows g and g + 8 are elements i and i + head_dim / 2 of a head. Values
+// go as they come, in plain order.
 DEVICE void finish_qkv(const Epilogue& e, u32 tile, u32 row, float low, float high) {
     u32 tiles_of_head = e.head_dim / TILE_OUTPUTS;
     u32 head = tile / tiles_of_head, in_head = tile % tiles_of_head;

@@ -1,5 +1,5 @@
-// Rows of an embedding table, as fp32: the residual stream's beginning. The table is plain fp16, or the packed
-// weights of the output head where a model ties the two.
+// Rows of an embedding table, as fp32: the residual stream's beginning. The table is plain fp16, or the
+// packed weights of the output head where a model ties the two.
 #include "linear.cuh"
 
 namespace linear {
@@ -27,8 +27,8 @@ DEVICE u32 token_of(const EmbedParams& p, u32 row) {
     return *reinterpret_cast<const u32*>(p.drawn + static_cast<u64>(token & 0x7fffffff) * p.drawn_stride);
 }
 
-// Where the weight of tile row `r` for `input` is: the bytes of its load, its lane's bytes in there, and which
-// of the lane's registers and halves of it (see `linear.cuh`).
+// Where the weight of tile row `r` for `input` is: the bytes of its load, its lane's bytes in there, and
+// which of the lane's registers and halves of it (see `linear.cuh`).
 struct Place {
     u32 piece, product, lane, reg, half;
 };
@@ -39,14 +39,16 @@ DEVICE Place place_of(u32 r, u32 input) {
 
 struct PlainTable {
     static DEVICE float weight(const EmbedParams& p, u32 token, u32 input) {
-        return half_to_float(reinterpret_cast<const u16*>(p.table)[static_cast<u64>(token) * p.hidden + input]);
+        return half_to_float(
+            reinterpret_cast<const u16*>(p.table)[static_cast<u64>(token) * p.hidden + input]);
     }
 };
 
 struct PackedF16Table {
     static DEVICE float weight(const EmbedParams& p, u32 token, u32 input) {
         Place at = place_of(token % TILE_OUTPUTS, input);
-        const u8* load = p.table + token / TILE_OUTPUTS * p.tile_bytes + (at.piece * 4 + at.product) * LOAD_BYTES;
+        const u8* load =
+            p.table + token / TILE_OUTPUTS * p.tile_bytes + (at.piece * 4 + at.product) * LOAD_BYTES;
         return half_to_float(*reinterpret_cast<const u16*>(load + at.lane * 16 + at.reg * 4 + at.half * 2));
     }
 };
@@ -58,7 +60,8 @@ struct PackedInt8Table {
         const u8* tile = p.table + token / TILE_OUTPUTS * p.tile_bytes;
         const u8* load = tile + (at.piece * 2 + at.product / 2) * LOAD_BYTES;
         u32 byte = load[at.lane * 16 + at.product % 2 * 8 + at.reg * 2 + at.half];
-        const u8* scale = tile + p.scales_at + group_of<Int8>(at.piece) * GROUP_SCALE_BYTES + r % 8 * 4 + r / 8 * 2;
+        const u8* scale =
+            tile + p.scales_at + group_of<Int8>(at.piece) * GROUP_SCALE_BYTES + r % 8 * 4 + r / 8 * 2;
         return (static_cast<float>(byte) - 128.0f) * half_to_float(*reinterpret_cast<const u16*>(scale));
     }
 };

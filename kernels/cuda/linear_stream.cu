@@ -3,11 +3,11 @@
 //
 // The pieces of a tile are dealt out to the eight warps of a block: in *round* r, warp w has piece 8 r + w.
 // The rounds of all tiles, tile after tile, form one line that is cut into equal parts, one for each block
-// that fits on the card: no block ends up with a tile more than another. A block so has a few whole tiles and,
-// as a rule, a part of one at either end. At the end of each *segment* (what the block has of a tile) its
-// warps' sums are added in a fixed order through shared memory by one of them, while the others go on. If
-// other blocks have parts of that tile, too, the sums are left in scratch memory, and whoever comes last adds
-// all of them up, in the order of the line. Nothing depends on who that is: results do not vary.
+// that fits on the card: no block ends up with a tile more than another. A block so has a few whole tiles
+// and, as a rule, a part of one at either end. At the end of each *segment* (what the block has of a tile)
+// its warps' sums are added in a fixed order through shared memory by one of them, while the others go on.
+// If other blocks have parts of that tile, too, the sums are left in scratch memory, and whoever comes last
+// adds all of them up, in the order of the line. Nothing depends on who that is: results do not vary.
 //
 //     line     |  tile 0   |  tile 1   |  tile 2   |  tile 3   |  tile 4   |  ...
 //     blocks   | block 0        | block 1        | block 2        | block 3        |
@@ -18,7 +18,10 @@
 //
 // A warp has up to DEPTH pieces under way in registers: 16 bytes by 32 lanes each. The first ones are asked
 // for before the previous kernel has ended, since weights never change, and arrive while the activations are
-// being prepared.
+// being prepared. Registers rather than a ring in shared memory (cp.async) because of the instructions: with
+// a ring a piece takes twice the 70 that it takes here, and at 4.3 TB/s each of a multiprocessor's four
+// schedulers has 110 to 125 cycles for one. The price is that a chunk's loads are waited for together, as a
+// warp has only six counters to wait on; the block's other warps, which are not in step, fill the gap.
 #include "linear.cuh"
 
 namespace linear {
@@ -47,13 +50,9 @@ struct StreamParams {
     u32 padding;
 };
 
-DEVICE u32 first_unit_of(const StreamParams& p, u32 block) {
-    return block * p.units / p.blocks;
-}
+DEVICE u32 first_unit_of(const StreamParams& p, u32 block) { return block * p.units / p.blocks; }
 // Its inverse: the last block that begins at or before `unit`.
-DEVICE u32 block_of(const StreamParams& p, u32 unit) {
-    return ((unit + 1) * p.blocks - 1) / p.units;
-}
+DEVICE u32 block_of(const StreamParams& p, u32 unit) { return ((unit + 1) * p.blocks - 1) / p.units; }
 
 // Activations in shared memory: fp16 [rows][slice], each row followed by 64 bytes that shift the next one by
 // half the banks. A warp reads 16 bytes a lane, eight lanes at a time: four neighbours of one row and four of
@@ -84,7 +83,8 @@ DEVICE void normalize_rows(const Operands& o, u8* to, float* warp_sums, u32 firs
     for (u32 row = 0; row < o.rows; row++) {
         float sum = 0.0f;
         if (source(row) != ~0u) {
-            const Floats4* from = reinterpret_cast<const Floats4*>(residual + static_cast<u64>(source(row)) * o.input);
+            const Floats4* from =
+                reinterpret_cast<const Floats4*>(residual + static_cast<u64>(source(row)) * o.input);
             for (u32 i = thread_index(); i < o.input / 4; i += THREADS) {
                 Floats4 v = from[i];
 #pragma unroll
@@ -107,7 +107,8 @@ DEVICE void normalize_rows(const Operands& o, u8* to, float* warp_sums, u32 firs
             u32 input = first_input + 8 * chunk;
             Words4 pairs{};
             if (input < o.input && from != ~0u) {
-                const Floats4* x = reinterpret_cast<const Floats4*>(residual + static_cast<u64>(from) * o.input + input);
+                const Floats4* x =
+                    reinterpret_cast<const Floats4*>(residual + static_cast<u64>(from) * o.input + input);
                 const Floats4* norm = reinterpret_cast<const Floats4*>(o.norm + input);
                 Floats4 x0 = x[0], x1 = x[1], n0 = norm[0], n1 = norm[1];
                 pairs.x = floats_to_pair(x0.at[0] * factor * n0.at[0], x0.at[1] * factor * n0.at[1]);
@@ -126,7 +127,8 @@ struct Piece {
     typename Format::Scales scales;
 };
 
-// sums += piece times activations; `rows[i]` is where the lane's activations for the piece begin in row tile i.
+// sums += piece times activations; `rows[i]` is where the lane's activations for the piece begin in row tile
+// i.
 template <class Format, u32 row_tiles>
 DEVICE void multiply_piece(const Piece<Format>& piece, const u8* const (&rows)[row_tiles], u32 at,
                            Floats4 (&sums)[row_tiles]) {
@@ -155,7 +157,8 @@ DEVICE void multiply_piece(const Piece<Format>& piece, const u8* const (&rows)[r
         }
         if constexpr (parts > 0) {
             if (half == 1 || parts == 2) {
-                // The scale is put on the sum rather than on the weights: fewer products, and none is rounded.
+                // The scale is put on the sum rather than on the weights: fewer products, and none is
+                // rounded.
                 u32 scales = piece.scales.scales[parts == 2 ? half : 0];
                 float low = half_to_float(static_cast<u16>(scales));
                 float high = half_to_float(static_cast<u16>(scales >> 16));
@@ -194,13 +197,15 @@ struct Chunk {
 
 // One warp: adds the warps' sums and, when it is the last to have some of this tile, finishes the tile.
 template <class Format, u32 row_tiles>
-DEVICE void finish_segment(const StreamParams& p, const Floats4* sums_of_warps, u32 tile, u32 slice, u32 block) {
+DEVICE void finish_segment(const StreamParams& p, const Floats4* sums_of_warps, u32 tile, u32 slice,
+                           u32 block) {
     u32 lane = lane_index();
     u32 first_block = block_of(p, tile * p.rounds / p.unit_rounds);
     u32 last_block = block_of(p, ((tile + 1) * p.rounds - 1) / p.unit_rounds);
     u32 parts_of_slice = last_block - first_block + 1;
     u32 parts = parts_of_slice * p.slices;
-    Floats4* scratch = reinterpret_cast<Floats4*>(p.partials) + static_cast<u64>(tile) * p.max_parts * row_tiles * WARP;
+    Floats4* scratch =
+        reinterpret_cast<Floats4*>(p.partials) + static_cast<u64>(tile) * p.max_parts * row_tiles * WARP;
     u32 part = slice * parts_of_slice + (block - first_block);
 #pragma unroll
     for (u32 i = 0; i < row_tiles; i++) {
@@ -259,7 +264,7 @@ DEVICE void stream(const StreamParams& p) {
         chunk.count = count;
         chunk.pieces = pieces < count ? pieces : count;
         const u8* tile = o.weights + chunk.tile * o.tile_bytes;
-        chunk.words = tile + number * (LOAD_BYTES * Format::LOADS) + 16 * lane;
+        chunk.words = tile + number * WEIGHT_BYTES<Format> + 16 * lane;
         chunk.scales = tile + o.scales_at + group_of<Format>(number) * GROUP_SCALE_BYTES;
         chunk.zeros = tile + o.zeros_at + group_of<Format>(number) * GROUP_ZERO_BYTES;
     };
@@ -277,8 +282,8 @@ DEVICE void stream(const StreamParams& p) {
         for (u32 k = 0; k < Format::LOADS; k++)
             pieces[i].words[k] = load_weights(chunk.words + LOAD_BYTES * (i * WARPS * Format::LOADS + k));
         u32 groups = group_of<Format>(i * WARPS);
-        pieces[i].scales =
-            Format::Scales::load(chunk.scales + groups * GROUP_SCALE_BYTES, chunk.zeros + groups * GROUP_ZERO_BYTES);
+        pieces[i].scales = Format::Scales::load(chunk.scales + groups * GROUP_SCALE_BYTES,
+                                                chunk.zeros + groups * GROUP_ZERO_BYTES);
     };
 #pragma unroll
     for (u32 i = 0; i < depth; i++) fetch(now, i);

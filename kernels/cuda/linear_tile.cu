@@ -1,19 +1,19 @@
 // `y = x W^T` for more than 16 rows: tails and prefill. A block computes 128 outputs for 64 or 128 rows.
 //
-// Weights and activations come through shared memory, one piece of 64 inputs a stage, several stages under way
-// (cp.async). Each warp has two weight tiles (32 outputs) and eight row tiles (64 rows): four warps make 128
-// outputs, and 128 rows take twice four warps. A warp turns its weights into operands once a stage and uses
-// them for all of its rows. Here the scale is put on the weights, in fp16: (q - z) s is rounded once, to
-// 2^-11 of its size, which is what fp16 weights have; sums of their own for every group would take 64 more
-// registers.
+// Weights and activations come through shared memory, one piece of 64 inputs a stage, several stages under
+// way (cp.async). Each warp has two weight tiles (32 outputs) and eight row tiles (64 rows): four warps make
+// 128 outputs, and 128 rows take twice four warps. A warp turns its weights into operands once a stage and
+// uses them for all of its rows. Here the scale is put on the weights, in fp16: (q - z) s is rounded once,
+// to 2^-11 of its size, which is what fp16 weights have; sums of their own for every group would take 64
+// more registers.
 //
 //     stage:  weights [8 tiles][loads][512] | scales, zeros [8 tiles] | activations [rows][128 bytes]
 //
 // Activations are read as in the stream kernels, 16 bytes a lane, eight lanes at a time from two neighbouring
 // rows; odd rows have the halves of their 128 bytes exchanged so that those do not meet in a bank.
 //
-// Where there are too few blocks for the card the inputs are split, too (grid z); each part leaves its sums in
-// scratch memory, and the last to arrive adds them up in order.
+// Where there are too few blocks for the card the inputs are split, too (grid z); each part leaves its sums
+// in scratch memory, and the last to arrive adds them up in order.
 #include "linear.cuh"
 
 namespace linear {
@@ -42,59 +42,93 @@ template <class Format, u32 row_warps>
 struct Stage {
     static constexpr u32 THREADS = TILE_WARPS * row_warps * WARP;
     static constexpr u32 ROWS = row_warps * WARP_ROWS;
-    static constexpr u32 TILE_BYTES = Format::LOADS * LOAD_BYTES;
-    static constexpr u32 SCALE_BYTES = PARTS<Format> * GROUP_SCALE_BYTES;
-    // Copied as one; the piece's may be either half of it.
-    static constexpr u32 ZERO_BYTES = Format::HAS_ZEROS ? 16 : 0;
-    static constexpr u32 EXTRA_BYTES = SCALE_BYTES + ZERO_BYTES;
-    static constexpr u32 EXTRAS_AT = BLOCK_TILES * TILE_BYTES;
-    static constexpr u32 ACTIVATIONS_AT = EXTRAS_AT + BLOCK_TILES * EXTRA_BYTES;
+    static constexpr u32 EXTRAS_AT = BLOCK_TILES * WEIGHT_BYTES<Format>;
+    static constexpr u32 ACTIVATIONS_AT = EXTRAS_AT + BLOCK_TILES * EXTRA_BYTES<Format>;
     static constexpr u32 BYTES = ACTIVATIONS_AT + ROWS * 2 * PIECE_INPUTS;
 
-    // Tiles behind the last are read as that one's weights; nothing is written for them.
-    static DEVICE const u8* tile(const Operands& o, u32 first_tile, u32 i) {
-        u32 tile = first_tile + i < o.tiles ? first_tile + i : o.tiles - 1;
-        return o.weights + tile * o.tile_bytes;
+    // Where 16 bytes of activations are; odd rows have their halves exchanged.
+    static DEVICE u32 place(u32 row, u32 chunk) {
+        return ACTIVATIONS_AT + row * 128 + (chunk ^ (row % 2 * 4)) * 16;
     }
-    static DEVICE void copy_weights(const Operands& o, u8* stage, u32 first_tile, u32 piece) {
-        constexpr u32 chunks = TILE_BYTES / 16;
+};
+
+// Copies a thread's share of each stage. What does not change from stage to stage is computed once.
+template <class Format, u32 row_warps>
+struct Copier {
+    using Layout = Stage<Format, row_warps>;
+    static constexpr u32 THREADS = Layout::THREADS;
+    static constexpr u32 CHUNKS = WEIGHT_BYTES<Format> / 16;
+    static constexpr u32 WEIGHT_COPIES = BLOCK_TILES * CHUNKS / THREADS;
+    static constexpr u32 EXTRA_CHUNKS = EXTRA_BYTES<Format> / 16;
+    static constexpr u32 ROWS_AT_ONCE = THREADS / 8;
+    static constexpr u32 ROW_COPIES = Layout::ROWS / ROWS_AT_ONCE;
+
+    const Operands& o;
+    // The block's first tile; where the thread's weights are from there, in a tile's first piece.
+    const u8* tiles;
+    u32 weights_at[WEIGHT_COPIES];
+    // The thread's 16 bytes of scales or zeros: those of group 0, and the distance to the next group's. Of
+    // zeros, 16 bytes are two groups'.
+    u32 extras_at = 0, extras_step = 0, extras_mask = ~0u;
+    // The thread's first row, and how many the block has from there on; its inputs of a piece.
+    const u16* row;
+    u32 rows_left, input;
+
+    DEVICE Copier(const Operands& operands, u32 first_tile, u32 first_row) : o(operands) {
+        u32 thread = thread_index();
+        tiles = o.weights + first_tile * o.tile_bytes;
+        // Tiles behind the last are read as that one's weights; nothing is written for them.
+        u32 last = o.tiles - 1 - first_tile;
+        auto tile_at = [&](u32 tile) { return (tile < last ? tile : last) * static_cast<u32>(o.tile_bytes); };
 #pragma unroll
-        for (u32 i = 0; i < BLOCK_TILES * chunks / THREADS; i++) {
-            u32 chunk = i * THREADS + thread_index();
-            const u8* from = tile(o, first_tile, chunk / chunks);
-            copy_async_16(stage + 16 * chunk, from + static_cast<u64>(piece) * TILE_BYTES + chunk % chunks * 16, true);
+        for (u32 i = 0; i < WEIGHT_COPIES; i++) {
+            u32 chunk = i * THREADS + thread;
+            weights_at[i] = tile_at(chunk / CHUNKS) + chunk % CHUNKS * 16;
         }
-        constexpr u32 extras = EXTRA_BYTES / 16;
-        if constexpr (extras > 0) {
-            if (thread_index() < BLOCK_TILES * extras) {
-                u32 i = thread_index() / extras, byte = thread_index() % extras * 16;
-                u32 group = group_of<Format>(piece);
-                u32 at = byte < SCALE_BYTES ? o.scales_at + group * GROUP_SCALE_BYTES + byte
-                                            : o.zeros_at + group * GROUP_ZERO_BYTES / 16 * 16;
-                copy_async_16(stage + EXTRAS_AT + i * EXTRA_BYTES + byte, tile(o, first_tile, i) + at, true);
+        if constexpr (EXTRA_CHUNKS > 0) {
+            u32 byte = thread % EXTRA_CHUNKS * 16;
+            bool scales = byte < SCALE_BYTES<Format>;
+            extras_at = tile_at(thread / EXTRA_CHUNKS) + (scales ? o.scales_at + byte : o.zeros_at);
+            extras_step = scales ? GROUP_SCALE_BYTES : GROUP_ZERO_BYTES;
+            extras_mask = scales ? ~0u : ~1u;
+        }
+        u32 own_row = first_row + thread / 8;
+        row = static_cast<const u16*>(o.activations) + static_cast<u64>(own_row) * o.input;
+        rows_left = own_row < o.rows ? o.rows - own_row : 0;
+        input = thread % 8 * 8;
+    }
+
+    DEVICE void copy_weights(u8* stage, u32 piece) const {
+        const u8* from = tiles + piece * WEIGHT_BYTES<Format>;
+#pragma unroll
+        for (u32 i = 0; i < WEIGHT_COPIES; i++)
+            copy_async_16(stage + 16 * (i * THREADS + thread_index()), from + weights_at[i], true);
+        if constexpr (EXTRA_CHUNKS > 0) {
+            if (thread_index() < BLOCK_TILES * EXTRA_CHUNKS) {
+                u32 group = group_of<Format>(piece) & extras_mask;
+                copy_async_16(stage + Layout::EXTRAS_AT + 16 * thread_index(),
+                              tiles + (extras_at + group * extras_step), true);
             }
         }
     }
 
-    static DEVICE u32 place(u32 row, u32 chunk) { return row * 128 + (chunk ^ (row % 2 * 4)) * 16; }
-
-    static DEVICE void copy_activations(const Operands& o, u8* stage, u32 first_row, u32 piece) {
-        const u16* from = static_cast<const u16*>(o.activations);
+    DEVICE void copy_activations(u8* stage, u32 piece) const {
+        u32 first = piece * PIECE_INPUTS + input;
+        u8* to = stage + Layout::place(thread_index() / 8, thread_index() % 8);
+        u32 left = first < o.input ? rows_left : 0;
 #pragma unroll
-        for (u32 i = 0; i < ROWS * 8 / THREADS; i++) {
-            u32 row = (i * THREADS + thread_index()) / 8, chunk = thread_index() % 8;
-            u32 input = piece * PIECE_INPUTS + 8 * chunk;
-            bool valid = first_row + row < o.rows && input < o.input;
-            copy_async_16(stage + ACTIVATIONS_AT + place(row, chunk),
-                          from + (valid ? static_cast<u64>(first_row + row) * o.input + input : 0), valid);
+        for (u32 i = 0; i < ROW_COPIES; i++) {
+            bool valid = i * ROWS_AT_ONCE < left;
+            const void* from = valid ? row + (i * ROWS_AT_ONCE * o.input + first) : o.activations;
+            copy_async_16(to + i * ROWS_AT_ONCE * 128, from, valid);
         }
     }
 };
 
 // The operands of products 2 half and 2 half + 1 of a weight tile, scaled.
 template <class Format>
-DEVICE void scaled_fragments(const Words4 (&words)[Format::LOADS], const typename Format::Scales& scales, u32 half,
-                             u32 (&a)[2][4]) {
+DEVICE void scaled_fragments(const Words4 (&words)[Format::LOADS], const typename Format::Scales& scales,
+                             u32 half, u32 (&a)[2][4]) {
 #pragma unroll
     for (u32 j = 0; j < 2; j++) {
         Format::fragment(words, scales, 2 * half + j, a[j]);
@@ -108,7 +142,7 @@ DEVICE void scaled_fragments(const Words4 (&words)[Format::LOADS], const typenam
 }
 
 // A stage's share of a warp: its tiles from `first_tile`, its rows from `first_row` of the block's, of which
-// the first `row_tiles` row tiles have anything in them.
+// the first `row_tiles` row tiles have anything in them; they are taken in pairs.
 template <class Format, u32 row_warps>
 DEVICE void multiply_stage(const u8* stage, u32 zeros_skip, u32 first_tile, u32 first_row, u32 row_tiles,
                            float (&sums)[WARP_TILES][WARP_ROW_TILES][4]) {
@@ -118,29 +152,36 @@ DEVICE void multiply_stage(const u8* stage, u32 zeros_skip, u32 first_tile, u32 
     typename Format::Scales scales[WARP_TILES];
 #pragma unroll
     for (u32 i = 0; i < WARP_TILES; i++) {
-        const u8* from = stage + (first_tile + i) * Layout::TILE_BYTES + 16 * lane;
+        const u8* from = stage + (first_tile + i) * WEIGHT_BYTES<Format> + 16 * lane;
 #pragma unroll
-        for (u32 k = 0; k < Format::LOADS; k++) words[i][k] = *reinterpret_cast<const Words4*>(from + LOAD_BYTES * k);
-        const u8* extras = stage + Layout::EXTRAS_AT + (first_tile + i) * Layout::EXTRA_BYTES;
-        scales[i] = Format::Scales::load(extras, extras + Layout::SCALE_BYTES + zeros_skip);
+        for (u32 k = 0; k < Format::LOADS; k++)
+            words[i][k] = *reinterpret_cast<const Words4*>(from + LOAD_BYTES * k);
+        const u8* extras = stage + Layout::EXTRAS_AT + (first_tile + i) * EXTRA_BYTES<Format>;
+        scales[i] = Format::Scales::load(extras, extras + SCALE_BYTES<Format> + zeros_skip);
     }
-    const u8* activations = stage + Layout::ACTIVATIONS_AT;
 #pragma unroll
     for (u32 half = 0; half < 2; half++) {
         u32 a[WARP_TILES][2][4];
 #pragma unroll
         for (u32 i = 0; i < WARP_TILES; i++) scaled_fragments<Format>(words[i], scales[i], half, a[i]);
+        // Row tiles are 1024 bytes apart, and as eight rows are an even number, in the same places of their
+        // rows.
+        const u8* activations = stage + Layout::place(first_row + g, 4 * half + t);
 #pragma unroll
-        for (u32 n = 0; n < WARP_ROW_TILES; n++) {
-            if (n < row_tiles) {
-                u32 row = first_row + 8 * n + g;
-                Words4 x = *reinterpret_cast<const Words4*>(activations + Layout::place(row, 4 * half + t));
-                u32 b[2][2] = {{x.x, x.y}, {x.z, x.w}};
+        for (u32 n = 0; n < WARP_ROW_TILES; n += 2) {
+            if (n >= row_tiles) break;
+            Words4 x[2];
+            x[0] = *reinterpret_cast<const Words4*>(activations + 1024 * n);
+            x[1] = *reinterpret_cast<const Words4*>(activations + 1024 * (n + 1));
+#pragma unroll
+            for (u32 j = 0; j < 2; j++)
 #pragma unroll
                 for (u32 i = 0; i < WARP_TILES; i++)
 #pragma unroll
-                    for (u32 j = 0; j < 2; j++) multiply_add(sums[i][n], a[i][j], b[j]);
-            }
+                    for (u32 k = 0; k < 2; k++) {
+                        u32 b[2] = {j ? x[k].z : x[k].x, j ? x[k].w : x[k].y};
+                        multiply_add(sums[i][n + k], a[i][j], b);
+                    }
         }
     }
 }
@@ -160,14 +201,15 @@ DEVICE void tile_product(const TileParams& p) {
     u32 warp_row = warp / TILE_WARPS * WARP_ROWS;
     u32 rows_left = o.rows > first_row + warp_row ? o.rows - first_row - warp_row : 0;
     u32 row_tiles = rows_left >= WARP_ROWS ? WARP_ROW_TILES : (rows_left + 7) / 8;
+    Copier<Format, row_warps> copier(o, first_tile, first_row);
 
     // Weights do not depend on the kernel before; the first stages' are asked for while that one ends.
     for (u32 i = 0; i < stages - 1; i++)
-        if (i < pieces) Layout::copy_weights(o, shared + i * Layout::BYTES, first_tile, first_piece + i);
+        if (i < pieces) copier.copy_weights(shared + i * Layout::BYTES, first_piece + i);
     let_next_kernel_start();
     wait_for_previous_kernel();
     for (u32 i = 0; i < stages - 1; i++) {
-        if (i < pieces) Layout::copy_activations(o, shared + i * Layout::BYTES, first_row, first_piece + i);
+        if (i < pieces) copier.copy_activations(shared + i * Layout::BYTES, first_piece + i);
         copy_async_commit();
     }
 
@@ -180,12 +222,13 @@ DEVICE void tile_product(const TileParams& p) {
         u32 ahead = i + stages - 1;
         if (ahead < pieces) {
             u8* stage = shared + free_slot * Layout::BYTES;
-            Layout::copy_weights(o, stage, first_tile, first_piece + ahead);
-            Layout::copy_activations(o, stage, first_row, first_piece + ahead);
+            copier.copy_weights(stage, first_piece + ahead);
+            copier.copy_activations(stage, first_piece + ahead);
         }
         copy_async_commit();
-        u32 zeros_skip = group_of<Format>(first_piece + i) * GROUP_ZERO_BYTES % 16;
-        multiply_stage<Format, row_warps>(shared + slot * Layout::BYTES, zeros_skip, warp_tile, warp_row, row_tiles, sums);
+        u32 zeros_skip = zeros_skip_of<Format>(first_piece + i);
+        multiply_stage<Format, row_warps>(shared + slot * Layout::BYTES, zeros_skip, warp_tile, warp_row,
+                                          row_tiles, sums);
         free_slot = slot;
         slot = slot + 1 == stages ? 0 : slot + 1;
     }
@@ -203,7 +246,7 @@ DEVICE void tile_product(const TileParams& p) {
     for (u32 i = 0; i < WARP_TILES; i++) {
 #pragma unroll
         for (u32 n = 0; n < WARP_ROW_TILES; n++) {
-            const float(&s)[4] = sums[i][n];
+            const float (&s)[4] = sums[i][n];
             if (n < row_tiles) to[(i * WARP_ROW_TILES + n) * threads] = {{s[0], s[1], s[2], s[3]}};
         }
     }
@@ -238,9 +281,9 @@ DEVICE void tile_product(const TileParams& p) {
 
 }  // namespace linear
 
-// 128 registers a thread allow 16 warps a multiprocessor. Stages for 128 rows fill up to 99 KB of shared memory,
-// two blocks on a card with 228 KB; for 64 rows (but for fp16) as many as leave room for a second block in the
-// 100 KB of a small card.
+// 128 registers a thread allow 16 warps a multiprocessor. Stages for 128 rows fill up to 99 KB of shared
+// memory, two blocks on a card with 228 KB; for 64 rows (but for fp16) as many as leave room for a second
+// block in the 100 KB of a small card.
 #define TILE_KERNELS(format, Format, stages_64, stages_128)                                                  \
     KERNEL(linear_tile_##format##_64, linear::TileParams, 128, 4) {                                          \
         linear::tile_product<linear::Format, 1, stages_64>(p);                                               \

@@ -150,6 +150,9 @@ pub fn run(
     let needed = scratch_size(spec, rows, device.properties());
     assert!(scratch.partials.bytes() >= needed.partials, "{needed:?} of scratch memory");
     assert!(scratch.counters.bytes() >= needed.counters, "{needed:?} of scratch memory");
+    if let (Input::Normed { residual, .. }, Epilogue::AddF32 { to }) = (input, epilogue) {
+        assert_ne!(residual, to, "blocks still read the residual stream when others would add to it");
+    }
     let operands = OperandBlock::new(linear, rows, input);
     let epilogue = EpilogueBlock::new(spec, rows, epilogue);
     let (partials, counters) = (scratch.partials.address(), scratch.counters.address());
@@ -283,7 +286,7 @@ struct TileVariant {
 
 impl TileVariant {
     fn new(format: Format, rows: usize) -> Self {
-        // Scales and zeros of a tile that belong to a piece.
+        // Scales and zeros of a piece; the latter copied 16 bytes at a time.
         let extras = match format {
             Format::Int4 { group: 32 } => 64 + 16,
             Format::Int4 { .. } => 32 + 16,

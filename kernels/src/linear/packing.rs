@@ -12,6 +12,9 @@ use half::slice::HalfFloatSliceExt;
 use super::{Format, INT8_GROUP, LinearSpec, PIECE_INPUTS, TILE_OUTPUTS};
 use crate::float8;
 
+/// Which of eight outputs a nibble of AWQ's words is.
+const AWQ_ORDER: [usize; 8] = [0, 2, 4, 6, 1, 3, 5, 7];
+
 /// AWQ weights as a checkpoint has them. Outputs come in octets: `8 * octet .. 8 * octet + 8`.
 pub trait Int4Source {
     /// Outputs; a multiple of 8.
@@ -19,6 +22,15 @@ pub trait Int4Source {
     /// The quantized weights of inputs `k .. k + 8` for an octet: byte `j` of an output's word holds that of
     /// input `k + j` in its low nibble and that of input `k + 4 + j` in its high one.
     fn q8x8(&self, k: usize, octet: usize) -> [[u8; 4]; 8];
+    /// The same, a word for each input, in the order that AWQ has: nibble `i` is output `[0, 2, 4, 6, 1, 3, 5, 7][i]`.
+    /// For a checkpoint that has them so, eight loads; it is all that packing asks for.
+    fn awq_words(&self, k: usize, octet: usize) -> [u32; 8] {
+        let outputs = self.q8x8(k, octet);
+        std::array::from_fn(|input| {
+            let nibble = |output: usize| u32::from(outputs[output][input % 4] >> (input / 4 * 4) & 15);
+            (0..8).fold(0, |word, i| word | nibble(AWQ_ORDER[i]) << (4 * i))
+        })
+    }
     /// The zero points of a group for an octet, each 0..=15.
     fn z8(&self, group: usize, octet: usize) -> [u8; 8];
     /// The scale of a group for an output, as fp16 bits.
@@ -85,9 +97,9 @@ fn begin(spec: &LinearSpec, outputs: usize, tiles: &Range<usize>, to: &mut [u8])
     to.fill(0);
 }
 
-/// Tiles that are packed together: eight of two octets use up a cache line of a checkpoint's rows, which go
-/// along the outputs.
-const TILES_AT_ONCE: usize = 8;
+/// Tiles that are packed together. A checkpoint's rows go along the outputs: of eight of them at a time, 256 bytes
+/// are read, few pages and whole cache lines.
+const TILES_AT_ONCE: usize = 32;
 
 /// Packs a range of tiles of [`Format::Int4`]. The sources' outputs follow one another.
 ///
@@ -108,12 +120,9 @@ pub fn pack_int4<S: Int4Source>(spec: &LinearSpec, sources: &[S], tiles: Range<u
                 })
             })
             .collect();
-        for piece in 0..spec.pieces() {
+        for k in (0..spec.input).step_by(8) {
             for (tile, &[low, high]) in some.chunks_mut(tile_bytes).zip(&octets) {
-                let words = &mut tile[piece * 512..][..512];
-                for k in (0..PIECE_INPUTS.min(spec.input - piece * PIECE_INPUTS)).step_by(8) {
-                    pack_int4_inputs(piece * PIECE_INPUTS + k, low, high, words);
-                }
+                pack_int4_inputs(k, low, high, &mut tile[k / PIECE_INPUTS * 512..][..512]);
             }
         }
         for (tile, &[low, high]) in some.chunks_mut(tile_bytes).zip(&octets) {
@@ -129,30 +138,48 @@ pub fn pack_int4<S: Int4Source>(spec: &LinearSpec, sources: &[S], tiles: Range<u
     }
 }
 
-/// The weights of inputs `k .. k + 8` of a tile into the words of their piece. For every lane with the
-/// tile row g they are two words, those of a pair of products: `q8x8` has the first product's nibbles in the
-/// low halves of its bytes and the second's in the high ones. Rows g get the even nibbles of a word and rows
-/// g + 8 the odd ones, and inputs e = 0..3 of a row the bytes 0, 2, 1, 3.
+/// The weights of inputs `k .. k + 8` of a tile into the words of their piece, two products' for every lane with
+/// the row g. A product's word has in its nibbles its inputs e = 0, 0, 2, 2, 1, 1, 3, 3, of rows g and g + 8 in turn:
+/// with AWQ's words in that order, it is the transposition of a square of nibbles.
 fn pack_int4_inputs<S: Int4Source>(
     k: usize,
     low: Option<(&S, usize)>,
     high: Option<(&S, usize)>,
     words: &mut [u8],
 ) {
-    const LOW_NIBBLES: u32 = 0x0f0f_0f0f;
-    let inputs = |octet: Option<(&S, usize)>| {
-        octet.map_or([0; 8], |(source, octet)| {
-            source.q8x8(k, octet).map(|[e0, e1, e2, e3]| u32::from_le_bytes([e0, e2, e1, e3]))
-        })
-    };
+    let inputs =
+        |octet: Option<(&S, usize)>| octet.map_or([0; 8], |(source, octet)| source.awq_words(k, octet));
     let (low, high) = (inputs(low), inputs(high));
+    let product = |e: usize| {
+        transpose_nibbles([
+            low[e],
+            high[e],
+            low[e + 2],
+            high[e + 2],
+            low[e + 1],
+            high[e + 1],
+            low[e + 3],
+            high[e + 3],
+        ])
+    };
+    let (first, second) = (product(0), product(4));
     let (half, t) = (k % PIECE_INPUTS / 32, k % 32 / 8);
-    for g in 0..8 {
-        let first = (low[g] & LOW_NIBBLES) | (high[g] & LOW_NIBBLES) << 4;
-        let second = (low[g] >> 4 & LOW_NIBBLES) | (high[g] & !LOW_NIBBLES);
+    for (i, g) in AWQ_ORDER.into_iter().enumerate() {
         let at = 16 * (4 * g + t) + 8 * half;
-        words[at..at + 8].copy_from_slice(&(u64::from(first) | u64::from(second) << 32).to_le_bytes());
+        words[at..at + 8].copy_from_slice(&(u64::from(first[i]) | u64::from(second[i]) << 32).to_le_bytes());
     }
+}
+
+/// Nibble i of word j becomes nibble j of word i: halves change places, then bytes, then nibbles.
+fn transpose_nibbles(mut words: [u32; 8]) -> [u32; 8] {
+    for (distance, mask) in [(4, 0x0000_ffff), (2, 0x00ff_00ff), (1, 0x0f0f_0f0f)] {
+        for i in (0..8).filter(|i| i & distance == 0) {
+            let changed = (words[i] >> (4 * distance) ^ words[i + distance]) & mask;
+            words[i + distance] ^= changed;
+            words[i] ^= changed << (4 * distance);
+        }
+    }
+    words
 }
 
 fn pack_int4_groups<S: Int4Source>(
@@ -275,38 +302,43 @@ fn for_each_row(
 
 /// Four inputs in a row are a product's for one lane: registers `r / 8` and `r / 8 + 2`.
 fn place_halves(row: &[f16], r: usize, tile: &mut [u8]) {
-    for (piece, inputs) in row.chunks_exact(PIECE_INPUTS).enumerate() {
-        for (i, [e0, e1, e2, e3]) in inputs.as_chunks::<4>().0.iter().enumerate() {
+    let register = r / 8 * 4;
+    for (inputs, piece) in row.as_chunks::<PIECE_INPUTS>().0.iter().zip(tile.as_chunks_mut::<2048>().0) {
+        let products = piece.as_chunks_mut::<512>().0;
+        for (i, fours) in inputs.as_chunks::<4>().0.iter().enumerate() {
             let (product, t) = (i / 8 * 2 + i % 2, i % 8 / 2);
-            let at = piece * 2048 + product * 512 + (r % 8 * 4 + t) * 16 + r / 8 * 4;
-            let pair = |low: f16, high: f16| {
-                (u32::from(low.to_bits()) | u32::from(high.to_bits()) << 16).to_le_bytes()
-            };
-            tile[at..at + 4].copy_from_slice(&pair(*e0, *e1));
-            tile[at + 8..at + 12].copy_from_slice(&pair(*e2, *e3));
+            let lane = &mut products[product].as_chunks_mut::<16>().0[r % 8 * 4 + t];
+            let [e0, e1, e2, e3] = fours.map(|half| u32::from(half.to_bits()));
+            lane[register..register + 4].copy_from_slice(&(e0 | e1 << 16).to_le_bytes());
+            lane[register + 8..register + 12].copy_from_slice(&(e2 | e3 << 16).to_le_bytes());
         }
     }
 }
 
 /// The same for bytes: of the product's two words, bytes 0, 1 for rows g and 2, 3 for rows g + 8.
 fn place_bytes(row: &[u8], r: usize, tile: &mut [u8]) {
-    for (piece, inputs) in row.chunks_exact(PIECE_INPUTS).enumerate() {
+    for (inputs, piece) in row.as_chunks::<PIECE_INPUTS>().0.iter().zip(tile.as_chunks_mut::<1024>().0) {
+        let halves = piece.as_chunks_mut::<512>().0;
         for (i, [e0, e1, e2, e3]) in inputs.as_chunks::<4>().0.iter().enumerate() {
-            let (half, product, t) = (i / 8, i % 2, i % 8 / 2);
-            let at = piece * 1024 + half * 512 + (r % 8 * 4 + t) * 16 + product * 8 + r / 8 * 2;
-            tile[at..at + 2].copy_from_slice(&[*e0, *e1]);
-            tile[at + 4..at + 6].copy_from_slice(&[*e2, *e3]);
+            let (half, t) = (i / 8, i % 8 / 2);
+            let lane = &mut halves[half].as_chunks_mut::<16>().0[r % 8 * 4 + t];
+            let at = i % 2 * 8 + r / 8 * 2;
+            lane[at..at + 2].copy_from_slice(&[*e0, *e1]);
+            lane[at + 4..at + 6].copy_from_slice(&[*e2, *e3]);
         }
     }
 }
 
 /// The codes `q + 128` of a group, and its scale: that of its largest weight, as fp16 has it.
 fn quantize_int8(weights: &[f32], codes: &mut [u8]) -> f16 {
-    let largest = weights.iter().fold(0f32, |largest, weight| largest.max(weight.abs()));
+    // The last bit of a sum with this number is worth 1, and the sum is rounded to nearest even.
+    const ROUNDER: f32 = 12_582_912.0;
+    let largest = weights.iter().map(|weight| weight.abs()).fold(0f32, |a, b| if b > a { b } else { a });
     let scale = f16::from_f32(largest / 127.0);
     let inverse = if scale > f16::ZERO { scale.to_f32().recip() } else { 0.0 };
     for (weight, code) in weights.iter().zip(codes) {
-        *code = ((weight * inverse).round_ties_even().clamp(-127.0, 127.0) as i32 + 128) as u8;
+        let rounded = (weight * inverse).clamp(-127.0, 127.0) + (ROUNDER + 128.0);
+        *code = (rounded.to_bits() - ROUNDER.to_bits()) as u8;
     }
     scale
 }
@@ -363,5 +395,71 @@ fn weight_at(spec: &LinearSpec, tile: &[u8], r: usize, input: usize) -> f32 {
             let scale = f32::from_le_bytes([tile[at], tile[at + 1], tile[at + 2], tile[at + 3]]);
             float8::to_f32(code) * scale
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::linear::Pairing;
+
+    /// A matrix that is 0.25 everywhere but in one place.
+    struct Spot {
+        output: usize,
+        input: usize,
+        value: f32,
+    }
+
+    impl DenseSource for Spot {
+        fn outputs(&self) -> usize {
+            20
+        }
+
+        fn row(&self, output: usize, to: &mut [f32]) {
+            to.fill(0.25);
+            if output == self.output {
+                to[self.input] = self.value;
+            }
+        }
+    }
+
+    fn pack(format: Format, value: f32) -> Result<Vec<f32>, PackError> {
+        let spec = LinearSpec { format, input: 72, output: 40, pairing: Pairing::Plain };
+        let mut packed = vec![0; spec.packed_bytes()];
+        let spots = [Spot { output: 99, input: 0, value }, Spot { output: 7, input: 70, value }];
+        pack_dense(&spec, &spots, 0..spec.tiles(), &mut packed)?;
+        Ok(unpack(&spec, &packed))
+    }
+
+    #[test]
+    fn a_weight_is_where_it_belongs() {
+        let weights = pack(Format::F16, -3.5).expect("halves");
+        let spot = 27 * 72 + 70;
+        assert!(weights.iter().enumerate().all(|(i, &weight)| weight == if i == spot { -3.5 } else { 0.25 }));
+    }
+
+    #[test]
+    fn a_weight_that_the_format_does_not_have_is_named() {
+        for (format, name) in [(Format::F16, "fp16"), (Format::Int8, "int8")] {
+            let error = pack(format, f32::NAN).expect_err("NaN");
+            assert_eq!(error, PackError::OutOfRange { output: 27, input: 70, format: name });
+        }
+        let error = pack(Format::F16, 1e5).expect_err("too large");
+        assert_eq!(error.to_string(), "the weight from input 70 to output 27 is NaN or too large for fp16");
+        // Eight bits take any number that their scale, an fp16, can reach.
+        assert!(pack(Format::Int8, 1e5).is_ok());
+        assert!(pack(Format::Int8, 1e8).is_err());
+    }
+
+    #[test]
+    fn read_bytes_are_the_weights_scales_and_zeros() {
+        let spec = |format| LinearSpec { format, input: 3584, output: 4608, pairing: Pairing::Plain };
+        let weights = 3584 * 4608;
+        let groups = weights / 128;
+        // Four bits a weight; sixteen bits of scale and four of zero a group.
+        assert_eq!(spec(Format::Int4 { group: 128 }).read_bytes(), weights / 2 + 2 * groups + groups / 2);
+        assert_eq!(spec(Format::F16).read_bytes(), 2 * weights);
+        assert_eq!(spec(Format::Int8).read_bytes(), weights + 2 * groups);
+        assert_eq!(spec(Format::Fp8).read_bytes(), weights + 4 * 4608);
     }
 }
