@@ -65,7 +65,7 @@ const DEFAULT: Tolerance = Tolerance { largest: 0.2, mean: 0.05, nll: 0.03, marg
 /// mean 0.0327, 0.0355 and 0.0290, NLL 0.0280, 0.0129 and 0.0270.
 const INT8_KV: Tolerance = Tolerance { largest: 0.25, mean: 0.06, nll: 0.04, margin: 0.3 };
 
-const CHECKPOINTS: [&str; 3] = ["tied-hd64", "untied-hd128", "group64-fp16head"];
+const CHECKPOINTS: [&str; 4] = ["tied-hd64", "untied-hd128", "group64-fp16head", "qwen3-bf16"];
 
 /// The checkpoint on which the portable path is run with the cache in int8: the smallest.
 const INT8_PORTABLE: &str = "tied-hd64";
