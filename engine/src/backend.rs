@@ -1,5 +1,6 @@
 //! The one interface a device implements.
 
+use crate::step_output::StepOutput;
 use crate::step_plan::StepPlan;
 
 /// Weights and KV cache on one device. Owned by the engine thread; never shared.
@@ -35,7 +36,45 @@ pub trait Backend: Send {
     /// # Errors
     /// When the device failed; the engine then fails every running sequence with this message.
     fn forward(&mut self, plan: &StepPlan, logits: &mut Vec<f32>) -> Result<(), BackendError>;
+
+    /// For a device that draws tokens itself and works while the host plans; `None` where
+    /// [`forward`](Self::forward) is all there is. The answer is always the same one.
+    fn stepper(&mut self) -> Option<&mut dyn DeviceSteps> {
+        None
+    }
 }
+
+/// Steps that are started and finished apart from each other, on a device that draws tokens itself.
+///
+/// At most [`MAX_STARTED`] steps are started and not finished. The device runs them one after the other, in
+/// the order in which they were started, and they are finished in that order. So a step may be started while the
+/// tokens of the one before are still unknown to the host ([`StepPlan::carried`]), and a block that is given
+/// up may be written by the next step that is started, though one that reads it is still under way.
+///
+/// After an error no step is under way any more: the implementation has waited for those that were, or
+/// knows that they will never touch a block again. It may be dropped while steps are under way, and waits for
+/// them then.
+pub trait DeviceSteps {
+    /// Starts a step; returns without waiting for it. The plan is the caller's again at once.
+    ///
+    /// # Errors
+    /// When the device failed or the plan is malformed; every step under way is then given up.
+    fn start(&mut self, plan: &StepPlan) -> Result<(), BackendError>;
+
+    /// Waits for the oldest step under way and overwrites `output` with what it gave: one entry for each of its
+    /// plan's `logits_rows`, of the kind that [`StepPlan::wanted`] asked for.
+    ///
+    /// # Errors
+    /// When the device failed; every step under way is then given up.
+    fn finish(&mut self, output: &mut StepOutput) -> Result<(), BackendError>;
+
+    /// Whether a step that carries tokens over may be started while the one before is under way. The
+    /// answer may change from step to step.
+    fn may_run_ahead(&self) -> bool;
+}
+
+/// Steps of one device that are started and not finished, at most.
+pub const MAX_STARTED: usize = 2;
 
 /// Why a backend could not do its work, in words for the user.
 #[derive(Debug, thiserror::Error)]
@@ -48,7 +87,10 @@ pub enum BackendError {
         /// What the allocator said.
         detail: String,
     },
-    /// Anything else that stopped the device.
+    /// The device does not answer any more and everything on it is gone. The engine stops.
+    #[error("{0}")]
+    Lost(String),
+    /// Anything else that stopped the device; the next step may go well.
     #[error("{0}")]
     Device(String),
 }

@@ -14,7 +14,7 @@
 //! - [`engine`]: the thread. [`scheduler`]: who computes what next; pure, so that tests can drive it.
 //! - [`block_pool`], [`prefix_index`]: the paged KV cache's accounts. A `Sequence` holds a block table.
 //! - [`sampling`]: logits to a token. [`detokenizer`], [`stop`]: tokens to text that may be shown.
-//! - [`backend`], [`step_plan`]: what a device must do.
+//! - [`backend`], [`step_plan`], [`step_output`]: what a device must do.
 //! - [`synthetic`]: random weights in the shapes of real models, to measure speed with.
 //! - [`inspect`]: log-probabilities and greedy tokens of bare token ids, for debugging a checkpoint.
 //!
@@ -36,6 +36,7 @@ pub mod request;
 pub mod sampling;
 pub mod scheduler;
 mod sequence;
+pub mod step_output;
 pub mod step_plan;
 pub mod stop;
 pub mod synthetic;

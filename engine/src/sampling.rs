@@ -1,6 +1,7 @@
 //! Choosing a token from a row of logits.
 
 use std::cmp::Ordering;
+use std::sync::Arc;
 
 use crate::request::SamplingParams;
 
@@ -22,33 +23,70 @@ pub enum SamplingError {
     NothingPossible,
 }
 
-/// Chooses a token from `logits` (one per token id). `position` is the token's place in its sequence:
-/// with the same seed, the same logits give the same token at the same position, however often the
-/// sequence was interrupted and computed again.
+/// How one token is drawn: everything but the logits.
 ///
-/// # Errors
-/// When the logits are not usable; see [`SamplingError`].
-pub fn sample(
-    logits: &[f32],
-    params: &SamplingParams,
-    seed: u64,
-    position: u64,
-) -> Result<u32, SamplingError> {
-    let best = argmax(logits)?;
-    if params.temperature == 0.0 || params.top_k == 1 {
-        return Ok(best);
+/// `position` is the token's place in its sequence: with the same seed, the same logits give the same token
+/// at the same position, however often the sequence was interrupted and computed again.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Draw {
+    /// 0 means greedy.
+    pub temperature: f32,
+    /// Keep only the `k` likeliest tokens; 0 keeps all.
+    pub top_k: usize,
+    /// Keep the smallest set of tokens whose probability reaches this; 1 keeps all.
+    pub top_p: f32,
+    /// What the random number comes from, together with `position`.
+    pub seed: u64,
+    /// The token's place in its sequence.
+    pub position: u64,
+    /// The only tokens that may be drawn, if not all: bit `id % 32` of word `id / 32`, with a word for every
+    /// 32 of the vocabulary, the last one included. One at least is set.
+    pub allowed: Option<Arc<[u32]>>,
+}
+
+impl Draw {
+    /// A draw among all tokens.
+    pub fn new(params: &SamplingParams, seed: u64, position: u64) -> Self {
+        let SamplingParams { temperature, top_k, top_p, .. } = *params;
+        Self { temperature, top_k, top_p, seed, position, allowed: None }
     }
-    let weigh = Weigher { max: f64::from(logits[best as usize]), temperature: f64::from(params.temperature) };
-    let random = uniform(seed, position);
-    let top_k = if params.top_k == 0 { logits.len() } else { params.top_k.min(logits.len()) };
-    if top_k == logits.len() && params.top_p >= 1.0 {
-        let weights: Vec<f64> = logits.iter().map(|&logit| weigh.weight(logit)).collect();
-        let total: f64 = weights.iter().sum();
-        return Ok(draw((0..).zip(weights), random * total).unwrap_or(best));
+
+    /// Whether the likeliest token is taken, without a random number.
+    pub fn is_greedy(&self) -> bool {
+        self.temperature == 0.0 || self.top_k == 1
     }
-    let kept = truncated(logits, &weigh, top_k, f64::from(params.top_p));
-    let total = kept.iter().map(|&(_, weight)| weight).sum::<f64>();
-    Ok(draw(kept.into_iter(), random * total).unwrap_or(best))
+
+    /// Draws a token from `logits` (one per token id).
+    ///
+    /// # Errors
+    /// When the logits are not usable, those of forbidden tokens included; see [`SamplingError`].
+    pub fn choose(&self, logits: &[f32]) -> Result<u32, SamplingError> {
+        let Some(allowed) = &self.allowed else { return self.choose_among_all(logits) };
+        argmax(logits)?;
+        let is_allowed = |id: usize| allowed[id / 32] >> (id % 32) & 1 == 1;
+        let keep = |(id, &logit): (usize, &f32)| if is_allowed(id) { logit } else { f32::NEG_INFINITY };
+        let masked: Vec<f32> = logits.iter().enumerate().map(keep).collect();
+        self.choose_among_all(&masked)
+    }
+
+    fn choose_among_all(&self, logits: &[f32]) -> Result<u32, SamplingError> {
+        let best = argmax(logits)?;
+        if self.is_greedy() {
+            return Ok(best);
+        }
+        let weigh =
+            Weigher { max: f64::from(logits[best as usize]), temperature: f64::from(self.temperature) };
+        let random = uniform(self.seed, self.position);
+        let top_k = if self.top_k == 0 { logits.len() } else { self.top_k.min(logits.len()) };
+        if top_k == logits.len() && self.top_p >= 1.0 {
+            let weights: Vec<f64> = logits.iter().map(|&logit| weigh.weight(logit)).collect();
+            let total: f64 = weights.iter().sum();
+            return Ok(draw((0..).zip(weights), random * total).unwrap_or(best));
+        }
+        let kept = truncated(logits, &weigh, top_k, f64::from(self.top_p));
+        let total = kept.iter().map(|&(_, weight)| weight).sum::<f64>();
+        Ok(draw(kept.into_iter(), random * total).unwrap_or(best))
+    }
 }
 
 /// The likeliest token; of equals, the one with the lowest id.
@@ -203,6 +241,15 @@ mod tests {
 
     fn params(temperature: f32, top_k: usize, top_p: f32) -> SamplingParams {
         SamplingParams { temperature, top_k, top_p, ..SamplingParams::default() }
+    }
+
+    fn sample(
+        logits: &[f32],
+        params: &SamplingParams,
+        seed: u64,
+        position: u64,
+    ) -> Result<u32, SamplingError> {
+        Draw::new(params, seed, position).choose(logits)
     }
 
     /// Frequencies of each token over many positions.

@@ -22,7 +22,7 @@ use crate::block_pool::BlockPool;
 use crate::generator::GenerationSender;
 use crate::prefix_index::{BlockHasher, fnv1a_128};
 use crate::request::{FinishReason, Priority, Request, SamplingParams, SubmitError, Usage};
-use crate::sampling::{SamplingError, argmax, sample, top_logprobs};
+use crate::sampling::{Draw, SamplingError, argmax, top_logprobs};
 use crate::sequence::{Sequence, SequenceId};
 use crate::step_plan::{BLOCK_SIZE, PlannedSequence, StepPlan};
 use crate::token_stream::TokenStream;
@@ -541,25 +541,25 @@ fn check_and_draw(
         argmax(row)?;
     }
     let Some(row) = draw_row else { return Ok(None) };
-    let draw = |row: &[f32]| sample(row, &sequence.params, sequence.seed, sequence.tokens().len() as u64);
-    match (sequence.must_go_on_with(), tokenizer) {
-        ([], _) | (_, None) => draw(row).map(Some),
-        (beginning, Some(tokenizer)) => {
-            argmax(row)?;
-            draw(&only_beginnings(row, beginning, tokenizer)).map(Some)
-        }
+    let mut draw = Draw::new(&sequence.params, sequence.seed, sequence.tokens().len() as u64);
+    if let (beginning @ [_, ..], Some(tokenizer)) = (sequence.must_go_on_with(), tokenizer) {
+        draw.allowed = Some(beginnings(beginning, tokenizer, row.len()));
     }
+    draw.choose(row).map(Some)
 }
 
-/// `logits` with the tokens that do not agree with `beginning` made impossible. A byte-level vocabulary has
-/// every single byte, so one at least is left.
-fn only_beginnings(logits: &[f32], beginning: &[u8], tokenizer: &Tokenizer) -> Vec<f32> {
-    let agrees = |id: u32| {
-        let bytes = tokenizer.token_bytes(id);
+/// The tokens that agree with `beginning`, as [`Draw::allowed`] wants them. A byte-level vocabulary has every
+/// single byte, so one at least is among them.
+fn beginnings(beginning: &[u8], tokenizer: &Tokenizer, vocab_size: usize) -> Arc<[u32]> {
+    let agrees = |id: usize| {
+        let bytes = tokenizer.token_bytes(id as u32);
         !bytes.is_empty() && (bytes.starts_with(beginning) || beginning.starts_with(bytes))
     };
-    let keep = |(id, &logit): (u32, &f32)| if agrees(id) { logit } else { f32::NEG_INFINITY };
-    (0..).zip(logits).map(keep).collect()
+    let word = |first: usize| {
+        let ids = first..vocab_size.min(first + 32);
+        ids.filter(|&id| agrees(id)).fold(0, |word, id| word | 1 << (id - first))
+    };
+    (0..vocab_size).step_by(32).map(word).collect()
 }
 
 fn check_params(params: &SamplingParams) -> Result<(), SubmitError> {

@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use crate::sampling::Draw;
+
 /// Tokens in one KV block. A sequence's token at position `p` lives in block `block_table[p / 16]`,
 /// slot `p % 16`.
 pub const BLOCK_SIZE: usize = 16;
@@ -16,7 +18,7 @@ pub type BlockId = u32;
 /// `0..=positions[i]` of its own sequence.
 #[derive(Clone, Debug, Default)]
 pub struct StepPlan {
-    /// Token ids, `[rows]`.
+    /// Token ids, `[rows]`; 0 where [`carried`](Self::carried) says that the token is not known yet.
     pub tokens: Vec<u32>,
     /// Absolute positions, `[rows]`; ascending by one within a sequence.
     pub positions: Vec<u32>,
@@ -24,9 +26,34 @@ pub struct StepPlan {
     pub sequences: Vec<PlannedSequence>,
     /// Rows whose logits are wanted, ascending. Logits come back in this order.
     pub logits_rows: Vec<u32>,
+    /// What each of `logits_rows` is wanted for. [`Backend::forward`](crate::backend::Backend::forward)
+    /// gives logits whatever it says; only [`DeviceSteps`](crate::backend::DeviceSteps) look at it.
+    pub wanted: Vec<Wanted>,
+    /// Rows whose token is drawn by the step that was started before this one and is not finished yet.
+    /// Always empty for [`Backend::forward`](crate::backend::Backend::forward).
+    pub carried: Vec<Carried>,
     /// Whether nobody waits for this step. The backend may leave part of the machine to others; what it
     /// computes is the same.
     pub background: bool,
+}
+
+/// What one of a plan's `logits_rows` is wanted for.
+#[derive(Clone, Debug)]
+pub enum Wanted {
+    /// The row of logits itself: a prompt's likelihood, or more log-probabilities than a draw reports.
+    Logits,
+    /// A token, drawn like this.
+    Token(Draw),
+}
+
+/// A row whose token the step before draws.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Carried {
+    /// The row of this plan.
+    pub row: u32,
+    /// Which of the `logits_rows` of the plan started before: an index into them. A
+    /// [`Wanted::Token`] is wanted of it.
+    pub drawn_at: u32,
 }
 
 /// One sequence's share of a [`StepPlan`].
@@ -50,6 +77,8 @@ impl StepPlan {
         self.positions.clear();
         self.sequences.clear();
         self.logits_rows.clear();
+        self.wanted.clear();
+        self.carried.clear();
         self.background = false;
     }
 }

@@ -6,7 +6,7 @@ use redstart_engine::SequenceId;
 use redstart_engine::backend::{Backend, BackendError};
 use redstart_engine::generator::{Generation, ModelInfo};
 use redstart_engine::request::{Event, FinishReason, Request, SamplingParams, SubmitError, Token, Usage};
-use redstart_engine::sampling::{log_probability, sample};
+use redstart_engine::sampling::{Draw, log_probability};
 use redstart_engine::scheduler::{Scheduler, SchedulerConfig};
 use redstart_engine::step_plan::{BLOCK_SIZE, StepPlan};
 
@@ -121,7 +121,9 @@ pub(crate) fn solo(request: &Request, max_model_len: usize) -> (Vec<u32>, Finish
     }
     loop {
         let seed = params.seed.unwrap_or(0);
-        let id = sample(&logits_after(&tokens), params, seed, tokens.len() as u64).expect("finite logits");
+        let id = Draw::new(params, seed, tokens.len() as u64)
+            .choose(&logits_after(&tokens))
+            .expect("finite logits");
         if (id == EOS && !params.ignore_eos) || params.stop_token_ids.contains(&id) {
             return (output(&tokens), FinishReason::StopToken(id));
         }
