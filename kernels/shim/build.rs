@@ -21,6 +21,8 @@ fn main() -> io::Result<()> {
         .extra_warnings(true)
         .warnings_into_errors(true)
         .flag("-Wno-unused-parameter")
+        // `#pragma unroll` is nvcc's.
+        .flag("-Wno-unknown-pragmas")
         .flag("-ffp-contract=off")
         // Nothing else refers to the objects that hold kernels; the linker must take them all the same.
         .link_lib_modifier("+whole-archive")

@@ -7,6 +7,7 @@ pub mod attention;
 pub mod elementwise;
 pub mod linear;
 pub mod sampling;
+mod scope;
 
 use redstart_kernels::device::{Device, DeviceError};
 
