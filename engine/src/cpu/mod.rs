@@ -36,7 +36,7 @@ use weights::{DenseMatrix, GateUp, Linear, Matrix};
 use crate::backend::{Backend, BackendError};
 use crate::checkpoint::{Checkpoint, CheckpointError, LinearWeights};
 use crate::config::ModelConfig;
-use crate::plan_check::check_plan;
+use crate::plan_check::{Limits, check_plan};
 use crate::step_plan::StepPlan;
 
 /// How a [`CpuBackend`] computes.
@@ -327,8 +327,12 @@ impl Backend for CpuBackend {
     }
 
     fn forward(&mut self, plan: &StepPlan, logits: &mut Vec<f32>) -> Result<(), BackendError> {
-        let blocks = self.cache.as_ref().map_or(0, KvCache::blocks);
-        check_plan(plan, &self.config, blocks).map_err(BackendError::Device)?;
+        let limits = Limits {
+            vocab_size: self.config.vocab_size,
+            positions: self.config.max_position_embeddings,
+            blocks: self.cache.as_ref().map_or(0, KvCache::blocks),
+        };
+        check_plan(plan, limits).map_err(BackendError::Device)?;
         // Taken out for the step, so that its parts can be borrowed beside the rest.
         let Some(mut cache) = self.cache.take() else {
             return Err(BackendError::Device("the KV cache was never allocated".into()));

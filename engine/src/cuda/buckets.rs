@@ -19,6 +19,9 @@ const DECODE_ROWS: [u32; 4] = [1, 2, 4, 8];
 /// Rows of the buckets for the tails of prompts.
 const TAIL_ROWS: [u32; 5] = [8, 16, 32, 64, 128];
 
+/// Rows of the largest bucket.
+pub(super) const MOST_ROWS: u32 = TAIL_ROWS[TAIL_ROWS.len() - 1];
+
 /// Sequences that a tail bucket has room for: the prompt's, and a few that decode beside it.
 const TAIL_SEQUENCES: u32 = 4;
 
@@ -107,7 +110,8 @@ impl ShapeRules {
 
     /// Bytes that attention works in, for every bucket and every plan of up to `max_rows` rows.
     pub(super) fn attention_scratch(&self, max_rows: u32) -> usize {
-        let needed = |shape: &StepShape| scratch_bytes(&self.attention, shape.variant, shape.items, shape.splits);
+        let needed =
+            |shape: &StepShape| scratch_bytes(&self.attention, shape.variant, shape.items, shape.splits);
         let buckets = self.buckets().iter().map(needed).max().unwrap_or(0);
         let others = [Variant::Narrow, Variant::Wide, Variant::Tall].into_iter().flat_map(|variant| {
             // Splits grow as items get fewer, so the most is at some number of items: try all.
@@ -136,7 +140,8 @@ mod tests {
             let start = plan.num_rows();
             plan.tokens.extend(vec![0; *rows]);
             plan.positions.extend(0..*rows as u32);
-            plan.sequences.push(PlannedSequence { rows: start..start + rows, block_table: vec![0; rows.div_ceil(16)] });
+            plan.sequences
+                .push(PlannedSequence { rows: start..start + rows, block_table: vec![0; rows.div_ceil(16)] });
             plan.logits_rows.push((start + rows - 1) as u32);
         }
         plan

@@ -39,7 +39,7 @@ impl From<DeviceError> for CudaError {
 /// What the memory that is left for the KV cache can hold, and what one sequence needs.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the GPU has {total_mb} MB, {used_mb} MB of it in use and {reserved_mb} MB reserved; with --gpu-memory-utilization {utilization} that leaves room for {tokens} tokens of KV cache ({block_kb} KB for 16), but a sequence of {max_model_len} tokens must fit; lower --max-model-len, raise --gpu-memory-utilization, take a smaller model, or keep the cache in 8 bits with --kv-cache-type fp8"
+    "the GPU has {total_mb} MB, {used_mb} MB of it in use and {reserved_mb} MB reserved; with --gpu-memory-utilization {utilization} that leaves room for {tokens} tokens of KV cache ({block_kb} KB for 16), but a sequence of {least_tokens} tokens must fit; lower --max-model-len, raise --gpu-memory-utilization, take a smaller model, or keep the cache in 8 bits with --kv-cache-type fp8"
 )]
 pub struct PoolTooSmall {
     /// All memory of the card.
@@ -48,14 +48,14 @@ pub struct PoolTooSmall {
     pub used_mb: u64,
     /// What must stay free for a second model.
     pub reserved_mb: u64,
-    /// The share of the card that may be used, in percent hundredths as the option gives it.
+    /// The share of the card that may be used, as the option gives it.
     pub utilization: String,
     /// Tokens that the pool would hold.
     pub tokens: usize,
     /// Kilobytes of a block.
     pub block_kb: usize,
-    /// Tokens of the longest sequence.
-    pub max_model_len: usize,
+    /// Tokens of the sequence that must fit.
+    pub least_tokens: usize,
 }
 
 /// A failure of a step, for the engine.

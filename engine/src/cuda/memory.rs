@@ -13,6 +13,9 @@ use crate::step_plan::BLOCK_SIZE;
 /// Tokens that the pool holds at most unless more are asked for.
 pub const DEFAULT_TOKENS: usize = 64 << 10;
 
+/// Fewer tokens are no use: a window of code and an answer.
+pub(super) const LEAST_TOKENS: usize = 2 << 10;
+
 /// What the KV pool's size depends on.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct PoolRequest {
@@ -24,13 +27,15 @@ pub(super) struct PoolRequest {
     pub(super) block_bytes: usize,
     /// Tokens of the longest sequence.
     pub(super) max_model_len: usize,
+    /// Tokens that must fit.
+    pub(super) least_tokens: usize,
 }
 
 /// Blocks that a pool has by default: as many as fit, up to [`DEFAULT_TOKENS`] or, where that is more, one sequence of
 /// the longest length.
 ///
 /// # Errors
-/// [`PoolTooSmall`] inside when one sequence of the longest length does not fit; else what the device said.
+/// [`PoolTooSmall`] inside when not even `least_tokens` fit; else what the device said.
 pub(super) fn default_blocks(
     device: &mut dyn Device,
     request: PoolRequest,
@@ -40,13 +45,12 @@ pub(super) fn default_blocks(
 }
 
 fn blocks_of(free: u64, total: u64, request: PoolRequest) -> Result<usize, PoolTooSmall> {
-    let PoolRequest { utilization, reserved_bytes, block_bytes, max_model_len } = request;
+    let PoolRequest { utilization, reserved_bytes, block_bytes, max_model_len, least_tokens } = request;
     let used = total.saturating_sub(free);
     let allowed = (total as f64 * f64::from(utilization)) as u64;
     let available = allowed.saturating_sub(used).saturating_sub(reserved_bytes);
     let fitting = usize::try_from(available / block_bytes as u64).unwrap_or(usize::MAX);
-    let least = max_model_len.div_ceil(BLOCK_SIZE);
-    if fitting < least {
+    if fitting < least_tokens.div_ceil(BLOCK_SIZE) {
         return Err(PoolTooSmall {
             total_mb: total >> 20,
             used_mb: used >> 20,
@@ -54,10 +58,10 @@ fn blocks_of(free: u64, total: u64, request: PoolRequest) -> Result<usize, PoolT
             utilization: format!("{utilization}"),
             tokens: fitting * BLOCK_SIZE,
             block_kb: block_bytes >> 10,
-            max_model_len,
+            least_tokens,
         });
     }
-    Ok(fitting.min(least.max(DEFAULT_TOKENS / BLOCK_SIZE)))
+    Ok(fitting.min(max_model_len.max(DEFAULT_TOKENS).div_ceil(BLOCK_SIZE)))
 }
 
 #[cfg(test)]
@@ -68,7 +72,9 @@ mod tests {
 
     fn request(max_model_len: usize) -> PoolRequest {
         // Qwen2.5-7B: 56 KB a token.
-        PoolRequest { utilization: 0.85, reserved_bytes: 0, block_bytes: 16 * (56 << 10), max_model_len }
+        let block_bytes = 16 * (56 << 10);
+        let least_tokens = max_model_len;
+        PoolRequest { utilization: 0.85, reserved_bytes: 0, block_bytes, max_model_len, least_tokens }
     }
 
     #[test]
@@ -87,7 +93,16 @@ mod tests {
     fn too_little_says_what_to_lower() {
         let error = blocks_of(3 * GB, 16 * GB, PoolRequest { reserved_bytes: GB / 2, ..request(32_768) });
         let message = error.unwrap_err().to_string();
-        for word in ["16384 MB", "13312 MB", "512 MB", "0.85", "--max-model-len", "--gpu-memory-utilization", "fp8", "32768"] {
+        for word in [
+            "16384 MB",
+            "13312 MB",
+            "512 MB",
+            "0.85",
+            "--max-model-len",
+            "--gpu-memory-utilization",
+            "fp8",
+            "32768",
+        ] {
             assert!(message.contains(word), "{message:?} does not say {word:?}");
         }
     }

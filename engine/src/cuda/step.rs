@@ -14,7 +14,7 @@
 use bytemuck::Pod;
 use redstart_kernels::attention::{AttentionItem, SequenceRows};
 use redstart_kernels::device::Buffer;
-use redstart_kernels::sampling::{DrawKind, NO_MASK, SampleParams};
+use redstart_kernels::sampling::{Kind, NO_MASK, SampleParams};
 
 use super::buckets::StepShape;
 use crate::sampling::Draw;
@@ -44,7 +44,8 @@ pub(super) struct Layout {
 impl Layout {
     pub(super) fn new(shape: StepShape) -> Self {
         // Kernels read some of the arrays sixteen bytes at a time.
-        let after = |start: usize, count: u32, size: usize| (start + count as usize * size).next_multiple_of(16);
+        let after =
+            |start: usize, count: u32, size: usize| (start + count as usize * size).next_multiple_of(16);
         let positions = after(0, shape.rows, 4);
         let slots = after(positions, shape.rows, 4);
         let gather = after(slots, shape.rows, 4);
@@ -92,12 +93,12 @@ impl Layout {
         let mut draws = Vec::with_capacity(plan.wanted.len());
         for wanted in &plan.wanted {
             draws.push(match wanted {
-                Wanted::Logits => no_draw(),
+                Wanted::Logits => SampleParams::SKIP,
                 Wanted::Token(draw) => sample_params(draw, (end / 4) as u32),
             });
             end = put(to, end, 0, 0, mask(wanted).unwrap_or_default().iter().copied());
         }
-        put(to, self.draws, shape.logits as usize, no_draw(), draws.into_iter());
+        put(to, self.draws, shape.logits as usize, SampleParams::SKIP, draws.into_iter());
         end
     }
 
@@ -165,21 +166,17 @@ fn mask(wanted: &Wanted) -> Option<&[u32]> {
     }
 }
 
-fn no_draw() -> SampleParams {
-    SampleParams { kind: DrawKind::Skip as u32, mask_offset: NO_MASK, ..SampleParams::default() }
-}
-
 /// A draw, whose mask would lie at a word of the region.
 fn sample_params(draw: &Draw, mask_at: u32) -> SampleParams {
     SampleParams {
-        kind: if draw.is_greedy() { DrawKind::Likeliest } else { DrawKind::ByChance } as u32,
+        kind: if draw.is_greedy() { Kind::Likeliest } else { Kind::ByChance } as u32,
         top_k: u32::try_from(draw.top_k).unwrap_or(u32::MAX),
         temperature: draw.temperature,
         top_p: draw.top_p,
         seed: draw.seed,
         position: draw.position,
         mask_offset: if draw.allowed.is_some() { mask_at } else { NO_MASK },
-        ..SampleParams::default()
+        padding: 0,
     }
 }
 

@@ -123,7 +123,15 @@ struct Loader<'a> {
 impl<'a> Loader<'a> {
     fn new(checkpoint: &'a Checkpoint, device: &'a mut dyn Device, options: &'a CudaOptions) -> Self {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { checkpoint, device, options, threads, staging: [Vec::new(), Vec::new()], next: 0, pending: None }
+        Self {
+            checkpoint,
+            device,
+            options,
+            threads,
+            staging: [Vec::new(), Vec::new()],
+            next: 0,
+            pending: None,
+        }
     }
 
     fn layer(&mut self, index: usize) -> Result<Layer, CudaError> {
@@ -277,7 +285,8 @@ impl<'a> Loader<'a> {
             }
             Ok(())
         })?;
-        filled.map_err(|error| CheckpointError::BadQuantization { tensor: name, detail: error.to_string() })?;
+        filled
+            .map_err(|error| CheckpointError::BadQuantization { tensor: name, detail: error.to_string() })?;
         // SAFETY: it is copied, and nothing else reads it.
         unsafe { self.checkpoint.release(TABLE) };
         Ok(table)
@@ -448,7 +457,7 @@ impl DenseSource for Rows<'_> {
             }
             _ => {
                 let mut row = vec![0.0; to.len()];
-                self.row(output, &mut row);
+                DenseSource::row(self, output, &mut row);
                 for (to, weight) in to.iter_mut().zip(row) {
                     *to = f16::from_f32(weight);
                 }
