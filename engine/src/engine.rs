@@ -1,17 +1,27 @@
 //! The engine: a thread that owns a backend and runs the scheduler.
 
 use std::any::Any;
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use crate::backend::{Backend, BackendError};
+use crate::backend::{Backend, BackendError, DeviceSteps, MAX_STARTED};
 use crate::generator::{Generation, Generator, ModelInfo};
 use crate::request::{Request, SubmitError};
 pub use crate::scheduler::EngineStats;
 use crate::scheduler::{Scheduler, SchedulerConfig};
+use crate::step_output::StepOutput;
 use crate::step_plan::{BLOCK_SIZE, StepPlan};
+
+/// The engine runs ahead of the tokens while a step takes less than this.
+///
+/// Running ahead hides the host's part of a step (planning, launching, reading back: some 50 to 100 µs), and
+/// costs a keystroke that comes meanwhile the wait for two steps instead of one, and the device a row when a
+/// sequence ends. At a millisecond a step that is a tenth gained for a wait nobody feels; at ten, a hundredth for one
+/// that counts.
+const RUN_AHEAD_BELOW: Duration = Duration::from_millis(3);
 
 /// Size of the KV cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -243,12 +253,16 @@ fn configure(
     })
 }
 
-/// The engine thread. A panic, of the backend or of the scheduler, ends the engine but not the server:
-/// whoever waits is told, and later submissions are refused.
+/// The engine thread. A panic, of the backend or of the scheduler, or the loss of the device ends the engine but
+/// not the server: whoever waits is told, and later submissions are refused.
 fn run_until_stopped(shared: &Shared, backend: &mut dyn Backend) {
-    let outcome = catch_unwind(AssertUnwindSafe(|| run(shared, backend)));
+    let outcome = catch_unwind(AssertUnwindSafe(|| match backend.stepper() {
+        Some(device) => run(shared, device),
+        None => run(shared, &mut AtOnce { backend, output: StepOutput::default() }),
+    }));
     let reason = match outcome {
-        Ok(()) => "it was shut down".to_owned(),
+        Ok(Ok(())) => "it was shut down".to_owned(),
+        Ok(Err(lost)) => lost.to_string(),
         Err(panic) => format!("it panicked: {}", panic_message(panic.as_ref())),
     };
     tracing::debug!(%reason, "the engine thread ends");
@@ -262,30 +276,111 @@ fn run_until_stopped(shared: &Shared, backend: &mut dyn Backend) {
     }
 }
 
-fn run(shared: &Shared, backend: &mut dyn Backend) {
+/// Runs steps until the engine is shut down.
+///
+/// # Errors
+/// When the device is lost.
+fn run(shared: &Shared, device: &mut dyn DeviceSteps) -> Result<(), BackendError> {
     let mut plan = StepPlan::default();
-    let mut logits = Vec::new();
+    let mut output = StepOutput::default();
+    let mut pace = Pace::default();
     loop {
         let mut state = shared.lock();
         while !state.shutdown && !state.scheduler.has_work() {
             state = shared.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         if state.shutdown {
-            return;
+            return Ok(());
         }
-        if !state.scheduler.schedule(&mut plan, Instant::now()) {
-            continue;
-        }
+        let planned = match pace.started.len() {
+            0 => state.scheduler.schedule(&mut plan, Instant::now()),
+            1 if pace.is_short() && device.may_run_ahead() => {
+                state.scheduler.schedule_ahead(&mut plan, Instant::now())
+            }
+            _ => false,
+        };
         drop(state);
-        let outcome = backend.forward(&plan, &mut logits);
-        let mut state = shared.lock();
-        match outcome {
-            Ok(()) => state.scheduler.apply(&logits, Instant::now()),
-            Err(error) => {
-                tracing::error!(%error, "the backend failed");
-                state.scheduler.fail_running(&error.to_string(), Instant::now());
+        if planned {
+            pace.start();
+            if let Err(error) = device.start(&plan) {
+                give_up(shared, error)?;
+                pace = Pace::default();
+                continue;
             }
         }
+        let may_start_another = planned && pace.started.len() < MAX_STARTED;
+        if may_start_another || pace.started.is_empty() {
+            continue;
+        }
+        match device.finish(&mut output) {
+            Ok(()) => {
+                pace.finish();
+                shared.lock().scheduler.apply(&output, Instant::now());
+            }
+            Err(error) => {
+                give_up(shared, error)?;
+                pace = Pace::default();
+            }
+        }
+    }
+}
+
+/// Fails what was running when a step failed. A lost device is handed on instead, for the engine to stop.
+fn give_up(shared: &Shared, error: BackendError) -> Result<(), BackendError> {
+    tracing::error!(%error, "the backend failed");
+    if matches!(error, BackendError::Lost(_)) {
+        return Err(error);
+    }
+    shared.lock().scheduler.fail_running(&error.to_string(), Instant::now());
+    Ok(())
+}
+
+/// When steps were started, and how long the last one took.
+#[derive(Default)]
+struct Pace {
+    /// When each step under way was started, oldest first.
+    started: VecDeque<Instant>,
+    /// When the device was done with the last step, and for how long it had worked on it.
+    last: Option<(Instant, Duration)>,
+}
+
+impl Pace {
+    fn start(&mut self) {
+        self.started.push_back(Instant::now());
+    }
+
+    fn finish(&mut self) {
+        let now = Instant::now();
+        let started = self.started.pop_front().expect("a step was started");
+        // A step that was started ahead waited for the one before.
+        let begun = self.last.map_or(started, |(end, _)| end.max(started));
+        self.last = Some((now, now - begun));
+    }
+
+    fn is_short(&self) -> bool {
+        self.last.is_some_and(|(_, took)| took < RUN_AHEAD_BELOW)
+    }
+}
+
+/// A backend that only runs whole steps: a step is over when it is started.
+struct AtOnce<'a> {
+    backend: &'a mut dyn Backend,
+    output: StepOutput,
+}
+
+impl DeviceSteps for AtOnce<'_> {
+    fn start(&mut self, plan: &StepPlan) -> Result<(), BackendError> {
+        self.output.set_all_logits(plan);
+        self.backend.forward(plan, &mut self.output.logits)
+    }
+
+    fn finish(&mut self, output: &mut StepOutput) -> Result<(), BackendError> {
+        std::mem::swap(output, &mut self.output);
+        Ok(())
+    }
+
+    fn may_run_ahead(&self) -> bool {
+        false
     }
 }
 

@@ -1,7 +1,7 @@
 //! Who computes what in the next step.
 //!
 //! The scheduler is a state machine without threads or clocks: [`submit`](Scheduler::submit),
-//! [`schedule`](Scheduler::schedule) a step, run it, [`apply`](Scheduler::apply) its logits.
+//! [`schedule`](Scheduler::schedule) a step, run it, [`apply`](Scheduler::apply) what it gave.
 //!
 //! - **Classes.** Only the highest [`Priority`] that has work takes part in a step. A lower class waits,
 //!   in mid-prefill too, with its blocks kept as long as nobody above needs them.
@@ -12,9 +12,14 @@
 //!   its blocks up and is computed again later; its full blocks stay cached as long as nobody needs
 //!   them. The most deserving sequence can always take what it needs and always fits alone, so there is
 //!   progress in every step.
+//! - **Running ahead.** Where the device draws the tokens, the next step can be
+//!   [planned](Scheduler::schedule_ahead) and started while their values are unknown. A sequence that turns out to
+//!   have ended is told so at once; its row of the step ahead is thrown away and its blocks, which that row
+//!   writes to, are given back after it.
 //! - **Output** depends on none of this: a sequence draws the same tokens however it was interrupted.
 
 use std::cmp::Reverse;
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -24,7 +29,8 @@ use crate::prefix_index::{BlockHasher, fnv1a_128};
 use crate::request::{FinishReason, Priority, Request, SamplingParams, SubmitError, Usage};
 use crate::sampling::{Draw, SamplingError, argmax, top_logprobs};
 use crate::sequence::{Sequence, SequenceId};
-use crate::step_plan::{BLOCK_SIZE, PlannedSequence, StepPlan};
+use crate::step_output::{Row, StepOutput};
+use crate::step_plan::{BLOCK_SIZE, BlockId, Carried, PlannedSequence, StepPlan, Wanted};
 use crate::token_stream::TokenStream;
 use crate::tokenizer::Tokenizer;
 
@@ -81,7 +87,7 @@ pub struct EngineStats {
     pub preemptions: u64,
 }
 
-/// The sequences, their blocks and the step under way.
+/// The sequences, their blocks and the steps under way.
 #[derive(Debug)]
 pub struct Scheduler {
     config: SchedulerConfig,
@@ -89,7 +95,8 @@ pub struct Scheduler {
     pool: BlockPool,
     /// In order of arrival.
     sequences: Vec<Sequence>,
-    step: Vec<StepEntry>,
+    /// The steps under way, oldest first: one, and at most one that was planned ahead.
+    steps: VecDeque<Vec<StepEntry>>,
     next_id: u64,
     stats: EngineStats,
 }
@@ -104,7 +111,7 @@ struct Share {
     count: usize,
 }
 
-/// What [`Scheduler::apply`] must know of a sequence in the step under way.
+/// What [`Scheduler::apply`] must know of a sequence in a step under way.
 #[derive(Debug)]
 struct StepEntry {
     id: SequenceId,
@@ -112,10 +119,33 @@ struct StepEntry {
     count: usize,
     /// Rows of logits asked for the prompt's likelihood.
     nll_rows: usize,
-    /// Whether one more row of logits was asked to draw a token from.
-    draws: bool,
-    /// Set when the sequence ended while the step was running.
-    ending: Option<FinishReason>,
+    /// How a token is drawn from one more row, if it is.
+    draw: Option<Draw>,
+    standing: Standing,
+}
+
+/// Whether a sequence in a step under way goes on.
+#[derive(Debug)]
+enum Standing {
+    Running,
+    /// It was ended while the step was under way. What the step computes is still taken in.
+    Ending(FinishReason),
+    /// It ended with the step before. This step's row is thrown away; these are its blocks.
+    Ended(Vec<BlockId>),
+}
+
+/// A sequence that takes part in a step planned ahead.
+struct Continuation {
+    /// Index among the sequences.
+    index: usize,
+    /// Which of the logits rows of the step under way its token is drawn from.
+    drawn_at: u32,
+}
+
+/// A token and the log-probabilities to report with it.
+struct NextToken {
+    id: u32,
+    top_logprobs: Vec<(u32, f32)>,
 }
 
 impl Scheduler {
@@ -148,7 +178,7 @@ impl Scheduler {
             tokenizer,
             pool,
             sequences: Vec::new(),
-            step: Vec::new(),
+            steps: VecDeque::new(),
             next_id: 0,
             stats: EngineStats::default(),
         }
@@ -215,9 +245,9 @@ impl Scheduler {
         self.end(id, FinishReason::Cancelled, now);
     }
 
-    /// Whether any sequence is left.
+    /// Whether any sequence is left, or a step under way.
     pub fn has_work(&self) -> bool {
-        !self.sequences.is_empty()
+        !self.sequences.is_empty() || !self.steps.is_empty()
     }
 
     /// Plans the next step into `plan`, which is emptied first. Returns whether there is one; `false`
@@ -225,15 +255,16 @@ impl Scheduler {
     /// [failed](Self::fail_all)) before the next is scheduled.
     ///
     /// # Panics
-    /// When the last step was not applied.
+    /// When a step is under way.
     pub fn schedule(&mut self, plan: &mut StepPlan, now: Instant) -> bool {
-        assert!(self.step.is_empty(), "the last step was not applied");
+        assert!(self.steps.is_empty(), "the last step was not applied");
         plan.clear();
         self.end_cancelled(now);
+        let mut step = Vec::new();
         while let Some(class) = self.sequences.iter().map(|sequence| sequence.priority).max() {
             let shares = self.share_budget(class);
             for share in &shares {
-                self.plan_share(share, plan, now);
+                step.extend(self.plan_share(share, plan, now));
             }
             // A warm-up whose blocks are all cached is done without a step.
             let complete = shares.iter().filter(|share| share.count == 0);
@@ -242,13 +273,97 @@ impl Scheduler {
             }
             if plan.num_rows() > 0 {
                 plan.background = class == Priority::WarmUp;
-                self.stats.steps += 1;
-                self.stats.computed_tokens += plan.num_rows() as u64;
+                self.begin(step, plan);
                 return true;
             }
             assert!(complete.count() > 0, "there are sequences and none can go on");
         }
         false
+    }
+
+    /// Plans the step after the one under way, which draws its tokens on the device, before they are
+    /// known to the host: the rows are [carried](StepPlan::carried). Returns whether it did; it does not
+    ///
+    /// - while other than exactly one step is under way,
+    /// - when a sequence in that step does not draw, or its next draw depends on the token's text, or its token
+    ///   is drawn by the host,
+    /// - when any other sequence of the same or a higher class waits, or blocks would have to be taken,
+    /// - when every sequence is sure to end with the step under way.
+    ///
+    /// What it plans is what [`schedule`](Self::schedule) would plan after that step, but for sequences that end
+    /// with it. Running ahead makes whoever comes next wait for two steps instead of one: it is for short steps.
+    pub fn schedule_ahead(&mut self, plan: &mut StepPlan, now: Instant) -> bool {
+        plan.clear();
+        self.end_cancelled(now);
+        let Some(continuations) = self.continuations() else { return false };
+        let missing = |continuation: &Continuation| {
+            let sequence = &self.sequences[continuation.index];
+            sequence.missing_blocks(sequence.tokens().len() + 1)
+        };
+        if continuations.iter().map(missing).sum::<usize>() > self.pool.num_free() {
+            return false;
+        }
+        let step = continuations.iter().map(|continuation| self.plan_ahead(continuation, plan)).collect();
+        self.begin(step, plan);
+        true
+    }
+
+    /// The sequences of the step under way that go on, if the next one can be planned ahead.
+    fn continuations(&self) -> Option<Vec<Continuation>> {
+        if self.steps.len() != 1 {
+            return None;
+        }
+        let step = &self.steps[0];
+        let mut continuations = Vec::with_capacity(step.len());
+        let mut logits_rows = 0;
+        for entry in step {
+            logits_rows += entry.nll_rows as u32 + u32::from(entry.draw.is_some());
+            if !matches!(entry.standing, Standing::Running) {
+                continue;
+            }
+            let draw = entry.draw.as_ref()?;
+            let index = self.position(entry.id).expect("a sequence stays until its step is applied");
+            let sequence = &self.sequences[index];
+            if draw.allowed.is_some() || !device_draws(&sequence.params) {
+                return None;
+            }
+            let is_last = sequence.usage.generated_tokens + 1 >= sequence.params.max_tokens
+                || sequence.tokens().len() + 1 >= self.config.max_model_len;
+            if !is_last {
+                continuations.push(Continuation { index, drawn_at: logits_rows - 1 });
+            }
+        }
+        let class = self.sequences[continuations.first()?.index].priority;
+        let waits = |sequence: &Sequence| {
+            sequence.priority >= class && step.iter().all(|entry| entry.id != sequence.id)
+        };
+        (!self.sequences.iter().any(waits)).then_some(continuations)
+    }
+
+    /// Gives a sequence the block and the row for the token that the step under way draws for it.
+    fn plan_ahead(&mut self, continuation: &Continuation, plan: &mut StepPlan) -> StepEntry {
+        let sequence = &mut self.sequences[continuation.index];
+        let position = sequence.tokens().len();
+        sequence.allocate(position + 1, &mut self.pool);
+        let row = plan.num_rows();
+        plan.tokens.push(0);
+        plan.positions.push(position as u32);
+        plan.carried.push(Carried { row: row as u32, drawn_at: continuation.drawn_at });
+        plan.sequences
+            .push(PlannedSequence { rows: row..row + 1, block_table: sequence.block_table().to_vec() });
+        let draw = Draw::new(&sequence.params, sequence.seed, position as u64 + 1);
+        plan.logits_rows.push(row as u32);
+        plan.wanted.push(Wanted::Token(draw.clone()));
+        plan.background = sequence.priority == Priority::WarmUp;
+        let id = sequence.id;
+        StepEntry { id, count: 1, nll_rows: 0, draw: Some(draw), standing: Standing::Running }
+    }
+
+    /// Notes that a step is under way.
+    fn begin(&mut self, step: Vec<StepEntry>, plan: &StepPlan) {
+        self.steps.push_back(step);
+        self.stats.steps += 1;
+        self.stats.computed_tokens += plan.num_rows() as u64;
     }
 
     fn end_cancelled(&mut self, now: Instant) {
@@ -336,10 +451,10 @@ impl Scheduler {
 
     /// Gives a sequence the blocks for its share and its rows in the plan. Blocks are taken from less
     /// deserving sequences if need be; where even that does not suffice, the share shrinks.
-    fn plan_share(&mut self, share: &Share, plan: &mut StepPlan, now: Instant) {
+    fn plan_share(&mut self, share: &Share, plan: &mut StepPlan, now: Instant) -> Option<StepEntry> {
         let index = self.position(share.id).expect("nothing ends while a step is planned");
         if self.sequences[index].num_computed() != share.start {
-            return; // Preempted by one before it in this very step.
+            return None; // Preempted by one before it in this very step.
         }
         let wanted = self.sequences[index].missing_blocks(share.start + share.count);
         while self.pool.num_free() < wanted && self.preempt_one_below(index) {}
@@ -348,7 +463,7 @@ impl Scheduler {
         let room = (sequence.block_table().len() + self.pool.num_free()) * BLOCK_SIZE;
         let end = room.min(share.start + share.count);
         if end <= share.start {
-            return;
+            return None;
         }
         sequence.allocate(end, &mut self.pool);
         if !sequence.started {
@@ -364,15 +479,20 @@ impl Scheduler {
         let nll_positions = sequence.nll_positions(share.start..end);
         let nll_rows = nll_positions.len();
         plan.logits_rows.extend(nll_positions.map(row_of));
-        let draws = sequence.generates() && end == sequence.target();
-        if draws {
+        plan.wanted.extend(std::iter::repeat_n(Wanted::Logits, nll_rows));
+        let draw = (sequence.generates() && end == sequence.target())
+            .then(|| next_draw(sequence, self.tokenizer.as_deref(), self.config.vocab_size));
+        if let Some(draw) = &draw {
             plan.logits_rows.push(row_of(end - 1));
+            let by_device = device_draws(&sequence.params);
+            plan.wanted.push(if by_device { Wanted::Token(draw.clone()) } else { Wanted::Logits });
         }
         plan.sequences.push(PlannedSequence {
             rows: first_row..plan.tokens.len(),
             block_table: sequence.block_table().to_vec(),
         });
-        self.step.push(StepEntry { id: share.id, count: end - share.start, nll_rows, draws, ending: None });
+        let count = end - share.start;
+        Some(StepEntry { id: share.id, count, nll_rows, draw, standing: Standing::Running })
     }
 
     /// Takes the blocks of the least deserving sequence that has any and is less deserving than the one
@@ -392,63 +512,77 @@ impl Scheduler {
         true
     }
 
-    /// Takes in the results of the step: `logits` holds a row for each of the plan's `logits_rows`.
+    /// Takes in what the oldest step under way gave: for each of its plan's `logits_rows` the logits or, where
+    /// the plan wanted that, a token.
     ///
     /// # Panics
-    /// When the logits are not those of the step under way.
-    pub fn apply(&mut self, logits: &[f32], now: Instant) {
-        let step = std::mem::take(&mut self.step);
-        let mut rows = logits.chunks_exact(self.config.vocab_size);
+    /// When no step is under way or the output is not its.
+    pub fn apply(&mut self, output: &StepOutput, now: Instant) {
+        let step = self.steps.pop_front().expect("a step is under way");
+        let mut rows = output.iter(self.config.vocab_size);
         for entry in step {
-            let nll_rows: Vec<&[f32]> = rows.by_ref().take(entry.nll_rows).collect();
-            let draw_row = if entry.draws { rows.next() } else { None };
+            let nll_rows: Vec<&[f32]> = rows.by_ref().take(entry.nll_rows).map(Row::logits).collect();
+            let row = entry.draw.as_ref().map(|_| rows.next().expect("a row is missing"));
             assert_eq!(nll_rows.len(), entry.nll_rows, "logits are missing");
-            assert_eq!(draw_row.is_some(), entry.draws, "logits are missing");
-            let ending = self.apply_entry(&entry, &nll_rows, draw_row, now);
-            if let Some(reason) = entry.ending.or(ending) {
-                self.end(entry.id, reason, now);
+            let ending = match entry.standing {
+                Standing::Ended(blocks) => {
+                    self.pool.release(blocks);
+                    continue;
+                }
+                Standing::Running => None,
+                Standing::Ending(reason) => Some(reason),
+            };
+            let next = self.take_in(entry.id, entry.count, &nll_rows, entry.draw.zip(row));
+            let reason = match (ending, next) {
+                (Some(reason), _) => Some(reason),
+                (None, Err(error)) => Some(FinishReason::Failed(error.to_string())),
+                (None, Ok(Some(token))) => self.append_token(entry.id, token, now),
+                (None, Ok(None)) => self.is_computed(entry.id).then_some(FinishReason::MaxTokens),
+            };
+            if let Some(reason) = reason {
+                self.finish(entry.id, reason, now);
             }
         }
-        assert!(rows.next().is_none(), "there are more logits than were asked for");
+        assert!(rows.next().is_none(), "there is more than was asked for");
     }
 
-    /// Returns why the sequence ends, if it does.
-    fn apply_entry(
+    /// Notes what a step computed for a sequence, after checking it, since what gave invalid logits must not be
+    /// cached. Returns the token drawn, if one was asked for.
+    fn take_in(
         &mut self,
-        entry: &StepEntry,
+        id: SequenceId,
+        count: usize,
         nll_rows: &[&[f32]],
-        draw_row: Option<&[f32]>,
-        now: Instant,
-    ) -> Option<FinishReason> {
-        let index = self.position(entry.id).expect("a sequence stays until its step is applied");
+        draw: Option<(Draw, Row<'_>)>,
+    ) -> Result<Option<NextToken>, SamplingError> {
+        let index = self.position(id).expect("a sequence stays until its step is applied");
         let sequence = &mut self.sequences[index];
-        // Before anything is published: what gave invalid logits must not be cached.
-        let drawn = match check_and_draw(sequence, self.tokenizer.as_deref(), nll_rows, draw_row) {
-            Ok(drawn) => drawn,
-            Err(error) => return Some(FinishReason::Failed(error.to_string())),
-        };
+        for row in nll_rows {
+            argmax(row)?;
+        }
+        let next =
+            draw.map(|(draw, row)| next_token(&draw, row, sequence.params.top_logprobs)).transpose()?;
         for row in nll_rows {
             sequence.add_prompt_nll(row);
         }
-        sequence.advance(entry.count, &mut self.pool);
-        if entry.ending.is_some() {
-            return None;
-        }
-        match (drawn, draw_row) {
-            (Some(id), Some(row)) => self.append_token(index, id, row, now),
-            _ => (sequence.remaining() == 0).then_some(FinishReason::MaxTokens),
-        }
+        sequence.advance(count, &mut self.pool);
+        Ok(next)
     }
 
-    /// Takes in a drawn token. Returns why the sequence ends with it, if it does.
-    fn append_token(&mut self, index: usize, id: u32, logits: &[f32], now: Instant) -> Option<FinishReason> {
+    fn is_computed(&self, id: SequenceId) -> bool {
+        self.position(id).is_some_and(|index| self.sequences[index].remaining() == 0)
+    }
+
+    /// Adds a drawn token to its sequence. Returns why the sequence ends with it, if it does.
+    fn append_token(&mut self, id: SequenceId, token: NextToken, now: Instant) -> Option<FinishReason> {
+        let index = self.position(id).expect("a sequence stays until its step is applied");
         let sequence = &mut self.sequences[index];
+        let NextToken { id, top_logprobs } = token;
         let params = &sequence.params;
         let is_eos = self.config.eos_token_ids.contains(&id) && !params.ignore_eos;
         if is_eos || params.stop_token_ids.contains(&id) {
             return Some(FinishReason::StopToken(id));
         }
-        let logprobs = top_logprobs(logits, params.top_logprobs);
         let max_tokens = params.max_tokens;
         if sequence.usage.generated_tokens == 0 {
             sequence.usage.first_token = now - sequence.submitted;
@@ -458,7 +592,7 @@ impl Scheduler {
             sequence.write(tokenizer.token_bytes(id));
         }
         self.stats.generated_tokens += 1;
-        if let Some(stop) = sequence.stream.push(id, logprobs) {
+        if let Some(stop) = sequence.stream.push(id, top_logprobs) {
             return Some(FinishReason::StopText(stop));
         }
         if sequence.usage.generated_tokens >= max_tokens {
@@ -468,27 +602,28 @@ impl Scheduler {
         full.then_some(FinishReason::ContextFull)
     }
 
-    /// Gives up the step under way and ends every sequence that was ever part of a step. What is cached
+    /// Gives up the steps under way and ends every sequence that was ever part of a step. What is cached
     /// stays valid: a step only writes to blocks that are not published yet.
     pub fn fail_running(&mut self, message: &str, now: Instant) {
         self.fail(message, now, |sequence| sequence.started);
     }
 
-    /// Gives up the step under way and ends every sequence.
+    /// Gives up the steps under way and ends every sequence.
     pub fn fail_all(&mut self, message: &str, now: Instant) {
         self.fail(message, now, |_| true);
     }
 
     fn fail(&mut self, message: &str, now: Instant, which: impl Fn(&Sequence) -> bool) {
-        let step = std::mem::take(&mut self.step);
-        for entry in step {
-            if let Some(reason) = entry.ending {
-                self.end(entry.id, reason, now);
+        for entry in std::mem::take(&mut self.steps).into_iter().flatten() {
+            match entry.standing {
+                Standing::Running => {}
+                Standing::Ending(reason) => self.finish(entry.id, reason, now),
+                Standing::Ended(blocks) => self.pool.release(blocks),
             }
         }
         let ids: Vec<SequenceId> = self.sequences.iter().filter(|s| which(s)).map(|s| s.id).collect();
         for id in ids {
-            self.end(id, FinishReason::Failed(message.to_owned()), now);
+            self.finish(id, FinishReason::Failed(message.to_owned()), now);
         }
     }
 
@@ -509,18 +644,29 @@ impl Scheduler {
         self.sequences.binary_search_by_key(&id, |sequence| sequence.id).ok()
     }
 
-    /// Ends a sequence: at once, or when the step it is part of is applied, so that what that step
+    /// Ends a sequence: at once, or when the (oldest) step it is part of is applied, so that what that step
     /// computes is cached for the request that takes its place.
     fn end(&mut self, id: SequenceId, reason: FinishReason, now: Instant) {
-        if let Some(entry) = self.step.iter_mut().find(|entry| entry.id == id) {
-            entry.ending.get_or_insert(reason);
-            return;
+        match self.steps.iter_mut().flatten().find(|entry| entry.id == id) {
+            Some(entry) if matches!(entry.standing, Standing::Running) => {
+                entry.standing = Standing::Ending(reason);
+            }
+            Some(_) => {}
+            None => self.finish(id, reason, now),
         }
+    }
+
+    /// Ends a sequence now, if it has not ended. A step that was planned ahead may still write to its blocks:
+    /// then they are given back with that step.
+    fn finish(&mut self, id: SequenceId, reason: FinishReason, now: Instant) {
         let Some(index) = self.position(id) else {
             return;
         };
         let mut sequence = self.sequences.remove(index);
-        sequence.release(&mut self.pool);
+        match self.steps.iter_mut().flatten().find(|entry| entry.id == id) {
+            Some(entry) => entry.standing = Standing::Ended(sequence.take_blocks()),
+            None => sequence.release(&mut self.pool),
+        }
         let usage = Usage {
             total: now - sequence.submitted,
             prompt_nll: sequence.mean_prompt_nll(),
@@ -530,22 +676,35 @@ impl Scheduler {
     }
 }
 
-/// Draws the next token, if a row of logits came for it, after checking all of the sequence's rows.
-fn check_and_draw(
-    sequence: &Sequence,
-    tokenizer: Option<&Tokenizer>,
-    nll_rows: &[&[f32]],
-    draw_row: Option<&[f32]>,
-) -> Result<Option<u32>, SamplingError> {
-    for row in nll_rows {
-        argmax(row)?;
-    }
-    let Some(row) = draw_row else { return Ok(None) };
+/// Whether a device can draw the tokens of such a sequence: with a token it reports no more than the likeliest
+/// one's log-probability.
+fn device_draws(params: &SamplingParams) -> bool {
+    params.top_logprobs <= 1
+}
+
+/// How the token after all that a sequence has is drawn.
+fn next_draw(sequence: &Sequence, tokenizer: Option<&Tokenizer>, vocab_size: usize) -> Draw {
     let mut draw = Draw::new(&sequence.params, sequence.seed, sequence.tokens().len() as u64);
     if let (beginning @ [_, ..], Some(tokenizer)) = (sequence.must_go_on_with(), tokenizer) {
-        draw.allowed = Some(beginnings(beginning, tokenizer, row.len()));
+        draw.allowed = Some(beginnings(beginning, tokenizer, vocab_size));
     }
-    draw.choose(row).map(Some)
+    draw
+}
+
+/// The token that the device drew, or one drawn from the logits it gave.
+fn next_token(draw: &Draw, row: Row<'_>, num_logprobs: usize) -> Result<NextToken, SamplingError> {
+    match row {
+        Row::Logits(logits) => {
+            let id = draw.choose(logits)?;
+            Ok(NextToken { id, top_logprobs: top_logprobs(logits, num_logprobs) })
+        }
+        Row::Drawn(drawn) => {
+            let drawn = drawn.clone()?;
+            assert!(num_logprobs <= 1, "a drawn token reports one log-probability at most");
+            let best = (drawn.best, drawn.best_logprob);
+            Ok(NextToken { id: drawn.token, top_logprobs: [best][..num_logprobs].to_vec() })
+        }
+    }
 }
 
 /// The tokens that agree with `beginning`, as [`Draw::allowed`] wants them. A byte-level vocabulary has every

@@ -192,8 +192,13 @@ impl Sequence {
 
     /// Gives all blocks back; what was computed is forgotten here, though the full blocks stay cached.
     pub(crate) fn release(&mut self, pool: &mut BlockPool) {
-        pool.release(std::mem::take(&mut self.block_table));
+        pool.release(self.take_blocks());
+    }
+
+    /// Takes all blocks from it, for the caller to give back; what was computed is forgotten here.
+    pub(crate) fn take_blocks(&mut self) -> Vec<BlockId> {
         self.num_computed = 0;
         self.num_published = 0;
+        std::mem::take(&mut self.block_table)
     }
 }

@@ -32,7 +32,43 @@ pub struct Drawn {
     pub best_logprob: f32,
 }
 
+/// One of the rows of a [`StepOutput`].
+#[derive(Clone, Copy, Debug)]
+pub enum Row<'a> {
+    /// Logits, as wide as the vocabulary.
+    Logits(&'a [f32]),
+    /// A token, or why none could be drawn.
+    Drawn(&'a Result<Drawn, SamplingError>),
+}
+
+impl<'a> Row<'a> {
+    /// The logits of a row of which nothing else was asked.
+    ///
+    /// # Panics
+    /// When it is a drawn token.
+    pub fn logits(self) -> &'a [f32] {
+        match self {
+            Self::Logits(logits) => logits,
+            Self::Drawn(drawn) => panic!("logits were asked for, not {drawn:?}"),
+        }
+    }
+}
+
 impl StepOutput {
+    /// Its rows in order.
+    ///
+    /// # Panics
+    /// When there are not as many logits as the rows of them hold.
+    pub fn iter(&self, vocab_size: usize) -> impl Iterator<Item = Row<'_>> {
+        let num_logits = self.rows.iter().filter(|row| matches!(row, RowOutput::Logits)).count();
+        assert_eq!(self.logits.len(), num_logits * vocab_size, "{num_logits} rows of {vocab_size} logits");
+        let mut logits = self.logits.chunks_exact(vocab_size);
+        self.rows.iter().map(move |row| match row {
+            RowOutput::Logits => Row::Logits(logits.next().expect("the rows were counted")),
+            RowOutput::Drawn(drawn) => Row::Drawn(drawn),
+        })
+    }
+
     /// Empties it, keeping its allocations.
     pub fn clear(&mut self) {
         self.rows.clear();

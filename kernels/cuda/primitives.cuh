@@ -85,6 +85,8 @@ DEVICE u32 take_number(u32* counter, u32 last) {
 // Integer sums do not depend on the order. Shared memory only.
 DEVICE void add_shared(u32* sum, u32 value) { atomicAdd(sum, value); }
 DEVICE void add_shared(u64* sum, u64 value) { atomicAdd(sum, value); }
+// Counts up and returns the number before: who gets which is undefined. Shared memory only.
+DEVICE u32 take_shared(u32* counter) { return atomicAdd(counter, 1); }
 
 // ---- Warp collectives: all 32 lanes call them -------------------------------------------------------------
 

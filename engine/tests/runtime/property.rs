@@ -1,4 +1,4 @@
-//! Whatever happens around it, a sequence gives the tokens it gives alone.
+//! Whatever happens around it, a sequence gives the tokens it gives alone, wherever they are drawn.
 
 use std::collections::BTreeSet;
 use std::time::Instant;
@@ -11,14 +11,20 @@ use redstart_engine::request::{FinishReason, Priority, Request, SamplingParams, 
 use redstart_engine::scheduler::{Scheduler, SchedulerConfig};
 use redstart_engine::step_plan::BLOCK_SIZE;
 
-use crate::toy_backend::{Driver, collect, config, prompt, solo, solo_nll};
+use crate::toy_backend::{Driver, Runs, collect, config, prompt, solo, solo_logprobs, solo_nll};
 
 #[derive(Clone, Debug)]
 enum Action {
     Submit(Request),
-    Step,
-    /// Plan a step, do something while it runs, apply it.
-    StepAround(Box<Action>),
+    /// Plan a step, or two where the tokens are drawn on the device, and apply the older one.
+    Step {
+        ahead: bool,
+    },
+    /// The same, and do something while they run.
+    StepAround {
+        ahead: bool,
+        action: Box<Action>,
+    },
     Cancel(usize),
     Drop(usize),
 }
@@ -32,7 +38,7 @@ fn requests() -> impl Strategy<Value = Request> {
             tokens
         });
     let params =
-        (0usize..40, prop_oneof![Just(0.0f32), Just(0.7), Just(1.5)], any::<u64>(), any::<bool>(), 0u8..10)
+        (0usize..40, prop_oneof![Just(0.0f32), Just(0.7), Just(1.5)], any::<u64>(), any::<bool>(), 0u8..12)
             .prop_map(|(max_tokens, temperature, seed, ignore_eos, rare)| SamplingParams {
                 max_tokens,
                 temperature,
@@ -40,6 +46,7 @@ fn requests() -> impl Strategy<Value = Request> {
                 ignore_eos,
                 prompt_nll: rare == 0,
                 stop_token_ids: if rare == 1 { vec![5] } else { Vec::new() },
+                top_logprobs: [0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 2][usize::from(rare)],
                 ..SamplingParams::default()
             });
     (prompts, params, priority, prop::option::weighted(0.3, 0u64..3), prop::bool::weighted(0.9)).prop_map(
@@ -60,9 +67,10 @@ fn actions() -> impl Strategy<Value = Action> {
         1 => (0usize..20).prop_map(Action::Drop),
     ];
     prop_oneof![
-        4 => Just(Action::Step),
+        4 => any::<bool>().prop_map(|ahead| Action::Step { ahead }),
         5 => other.clone(),
-        2 => other.prop_map(|action| Action::StepAround(Box::new(action))),
+        2 => (any::<bool>(), other)
+            .prop_map(|(ahead, action)| Action::StepAround { ahead, action: Box::new(action) }),
     ]
 }
 
@@ -93,25 +101,21 @@ struct Run {
 }
 
 impl Run {
-    fn new(config: SchedulerConfig, hasher: BlockHasher) -> Self {
+    fn new(config: SchedulerConfig, hasher: BlockHasher, device: Option<Runs>) -> Self {
         let (num_blocks, max_model_len, max_waiting) =
             (config.num_blocks, config.max_model_len, config.max_waiting);
         let driver = Driver::over(Scheduler::with_block_hasher(config, None, hasher), num_blocks);
+        let driver = match device {
+            Some(runs) => driver.on_device(runs),
+            None => driver,
+        };
         Self { driver, max_model_len, max_waiting, submitted: Vec::new(), cancelled: BTreeSet::new() }
     }
 
     fn act(&mut self, action: Action) {
         match action {
-            Action::Step => {
-                self.driver.step();
-            }
-            Action::StepAround(inner) => {
-                let planned = self.driver.begin_step();
-                self.act(*inner);
-                if planned {
-                    self.driver.end_step();
-                }
-            }
+            Action::Step { ahead } => self.step(ahead, |_| {}),
+            Action::StepAround { ahead, action } => self.step(ahead, |run| run.act(*action)),
             Action::Submit(request) => match self.driver.try_submit(request.clone()) {
                 Ok((id, generation)) => self.submitted.push((id, request, Some(generation))),
                 Err(SubmitError::PromptTooLong { tokens, limit }) => {
@@ -138,6 +142,17 @@ impl Run {
         }
     }
 
+    fn step(&mut self, ahead: bool, meanwhile: impl FnOnce(&mut Self)) {
+        let under_way = self.driver.begin_step();
+        if ahead && self.driver.started == 1 {
+            self.driver.begin_ahead();
+        }
+        meanwhile(self);
+        if under_way {
+            self.driver.end_step();
+        }
+    }
+
     fn check(mut self) {
         self.driver.run_to_end();
         let stats = self.driver.scheduler.stats();
@@ -154,6 +169,8 @@ impl Run {
                 ref other => {
                     assert_eq!(*other, reason);
                     assert_eq!(output.ids(), expected);
+                    let logprobs: Vec<_> = output.tokens.iter().map(|t| t.top_logprobs.clone()).collect();
+                    assert_eq!(logprobs, solo_logprobs(&request, &expected));
                     check_account(&request, &output.usage);
                     continue;
                 }
@@ -179,15 +196,16 @@ fn check_account(request: &Request, usage: &redstart_engine::request::Usage) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn a_sequence_is_as_if_alone(
         config in configs(),
         collide in prop::bool::weighted(0.3),
+        device in prop::option::weighted(0.7, prop_oneof![Just(Runs::AtStart), Just(Runs::AtFinish)]),
         actions in prop::collection::vec(actions(), 1..60),
     ) {
-        let mut run = Run::new(config, if collide { constant_hash } else { fnv1a_128 });
+        let mut run = Run::new(config, if collide { constant_hash } else { fnv1a_128 }, device);
         for action in actions {
             run.act(action);
         }

@@ -6,6 +6,7 @@ use std::time::Instant;
 use redstart_engine::generator::Generation;
 use redstart_engine::request::{FinishReason, Priority, Request, SamplingParams, SubmitError};
 use redstart_engine::scheduler::{Scheduler, SchedulerConfig, WARM_UP_CHUNK};
+use redstart_engine::step_output::StepOutput;
 use redstart_engine::step_plan::{BLOCK_SIZE, StepPlan};
 use redstart_engine::tokenizer::Tokenizer;
 
@@ -290,9 +291,10 @@ fn an_invalid_logit_fails_its_sequence_only_and_caches_nothing() {
     let mut bad = submit(&mut scheduler, 1);
     let mut good = submit(&mut scheduler, 2);
     assert!(scheduler.schedule(&mut plan, Instant::now()));
-    let mut logits = vec![0.0; 2 * VOCAB_SIZE];
-    logits[7] = f32::NAN;
-    scheduler.apply(&logits, Instant::now());
+    let mut output = StepOutput { logits: vec![0.0; 2 * VOCAB_SIZE], ..StepOutput::default() };
+    output.logits[7] = f32::NAN;
+    output.set_all_logits(&plan);
+    scheduler.apply(&output, Instant::now());
     assert!(matches!(collect(&mut bad).reason, FinishReason::Failed(message) if message.contains("token 7")));
     assert_eq!(collect(&mut good).reason, FinishReason::MaxTokens);
     assert_eq!(scheduler.stats().blocks_cached, 1);

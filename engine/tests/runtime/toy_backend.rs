@@ -1,14 +1,16 @@
 //! A backend small enough to predict: its logits are a hash of every token that a row attends to.
 
+use std::collections::VecDeque;
 use std::time::Instant;
 
 use redstart_engine::SequenceId;
-use redstart_engine::backend::{Backend, BackendError};
+use redstart_engine::backend::{Backend, BackendError, DeviceSteps, MAX_STARTED};
 use redstart_engine::generator::{Generation, ModelInfo};
 use redstart_engine::request::{Event, FinishReason, Request, SamplingParams, SubmitError, Token, Usage};
-use redstart_engine::sampling::{Draw, log_probability};
+use redstart_engine::sampling::{Draw, log_probability, top_logprobs};
 use redstart_engine::scheduler::{Scheduler, SchedulerConfig};
-use redstart_engine::step_plan::{BLOCK_SIZE, StepPlan};
+use redstart_engine::step_output::{RowOutput, StepOutput};
+use redstart_engine::step_plan::{BLOCK_SIZE, StepPlan, Wanted};
 
 pub(crate) const VOCAB_SIZE: usize = 48;
 pub(crate) const EOS: u32 = 0;
@@ -48,6 +50,8 @@ impl Backend for ToyBackend {
     }
 
     fn forward(&mut self, plan: &StepPlan, logits: &mut Vec<f32>) -> Result<(), BackendError> {
+        assert!(plan.carried.is_empty(), "nothing is carried over from a step that is over");
+        assert_eq!(plan.wanted.len(), plan.logits_rows.len());
         self.write(plan);
         logits.clear();
         assert!(plan.logits_rows.is_sorted_by(|a, b| a < b));
@@ -95,6 +99,89 @@ impl ToyBackend {
     }
 }
 
+/// When a [`ToyDevice`] runs a step: a real one does anywhere in between.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Runs {
+    AtStart,
+    AtFinish,
+}
+
+/// The toy as a device that draws tokens and resolves carried ones itself.
+pub(crate) struct ToyDevice {
+    pub(crate) toy: ToyBackend,
+    runs: Runs,
+    /// Started and not run.
+    waiting: VecDeque<StepPlan>,
+    /// Run and not finished.
+    done: VecDeque<StepOutput>,
+    /// What the step before drew.
+    drawn: Vec<Option<u32>>,
+}
+
+impl ToyDevice {
+    pub(crate) fn new(runs: Runs) -> Self {
+        Self {
+            toy: ToyBackend::default(),
+            runs,
+            waiting: VecDeque::new(),
+            done: VecDeque::new(),
+            drawn: Vec::new(),
+        }
+    }
+
+    fn run(&mut self, mut plan: StepPlan) -> Result<(), BackendError> {
+        for carried in std::mem::take(&mut plan.carried) {
+            let token = self.drawn[carried.drawn_at as usize].expect("a token was wanted there");
+            plan.tokens[carried.row as usize] = token;
+        }
+        let mut logits = Vec::new();
+        self.toy.forward(&plan, &mut logits)?;
+        let mut output = StepOutput::default();
+        output.draw_on_host(&plan, &logits, VOCAB_SIZE);
+        // What cannot be drawn is token 0 to the step after.
+        let token = |row: &RowOutput| match row {
+            RowOutput::Logits => None,
+            RowOutput::Drawn(drawn) => Some(drawn.as_ref().map_or(0, |drawn| drawn.token)),
+        };
+        self.drawn = output.rows.iter().map(token).collect();
+        self.done.push_back(output);
+        Ok(())
+    }
+}
+
+impl DeviceSteps for ToyDevice {
+    fn start(&mut self, plan: &StepPlan) -> Result<(), BackendError> {
+        let started = self.waiting.len() + self.done.len();
+        assert!(started < MAX_STARTED, "too many steps at once");
+        assert!(plan.carried.is_empty() || started == 1, "carried over from no step");
+        for (wanted, row) in plan.wanted.iter().zip(&plan.logits_rows) {
+            assert!((*row as usize) < plan.num_rows());
+            if let Wanted::Token(draw) = wanted {
+                assert_eq!(draw.position, u64::from(plan.positions[*row as usize]) + 1);
+            }
+        }
+        match self.runs {
+            Runs::AtStart => self.run(plan.clone()),
+            Runs::AtFinish => {
+                self.waiting.push_back(plan.clone());
+                Ok(())
+            }
+        }
+    }
+
+    fn finish(&mut self, output: &mut StepOutput) -> Result<(), BackendError> {
+        if let Some(plan) = self.waiting.pop_front() {
+            self.run(plan)?;
+        }
+        *output = self.done.pop_front().expect("a step was started");
+        Ok(())
+    }
+
+    fn may_run_ahead(&self) -> bool {
+        true
+    }
+}
+
 fn mix(hash: u64, value: u64) -> u64 {
     (hash ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29)
 }
@@ -135,6 +222,14 @@ pub(crate) fn solo(request: &Request, max_model_len: usize) -> (Vec<u32>, Finish
             return (output(&tokens), FinishReason::ContextFull);
         }
     }
+}
+
+/// The log-probabilities that come with the tokens `request` gave: `count` for each.
+pub(crate) fn solo_logprobs(request: &Request, ids: &[u32]) -> Vec<Vec<(u32, f32)>> {
+    let tokens = [&request.prompt, ids].concat();
+    (request.prompt.len()..tokens.len())
+        .map(|end| top_logprobs(&logits_after(&tokens[..end]), request.params.top_logprobs))
+        .collect()
 }
 
 /// Mean negative log-likelihood of a prompt after its first token.
@@ -181,9 +276,13 @@ pub(crate) fn request(prompt: Vec<u32>, max_tokens: usize) -> Request {
 /// A scheduler and a toy backend, driven by hand.
 pub(crate) struct Driver {
     pub(crate) scheduler: Scheduler,
+    /// The plan made last.
     pub(crate) plan: StepPlan,
-    pub(crate) backend: ToyBackend,
-    logits: Vec<f32>,
+    device: Option<ToyDevice>,
+    backend: ToyBackend,
+    output: StepOutput,
+    /// Steps started and not finished.
+    pub(crate) started: usize,
 }
 
 impl Driver {
@@ -195,7 +294,14 @@ impl Driver {
     pub(crate) fn over(scheduler: Scheduler, num_blocks: usize) -> Self {
         let mut backend = ToyBackend::default();
         backend.allocate_kv(num_blocks).expect("memory");
-        Self { scheduler, plan: StepPlan::default(), backend, logits: Vec::new() }
+        let (plan, output) = (StepPlan::default(), StepOutput::default());
+        Self { scheduler, plan, device: None, backend, output, started: 0 }
+    }
+
+    /// Lets the toy draw the tokens, so that steps can be planned ahead.
+    pub(crate) fn on_device(mut self, runs: Runs) -> Self {
+        self.device = Some(ToyDevice { toy: std::mem::take(&mut self.backend), ..ToyDevice::new(runs) });
+        self
     }
 
     pub(crate) fn submit(&mut self, request: Request) -> (SequenceId, Generation) {
@@ -207,17 +313,43 @@ impl Driver {
         self.scheduler.submit(request, sender, Instant::now()).map(|id| (id, generation))
     }
 
-    /// Plans a step and runs it on the backend, without applying it.
+    /// Plans a step and starts it, unless one is under way. Returns whether one is.
     pub(crate) fn begin_step(&mut self) -> bool {
-        let planned = self.scheduler.schedule(&mut self.plan, Instant::now());
+        if self.started == 0 && self.scheduler.schedule(&mut self.plan, Instant::now()) {
+            self.start();
+        }
+        self.started > 0
+    }
+
+    /// Plans the step after the one under way and starts it. Returns whether it could be.
+    pub(crate) fn begin_ahead(&mut self) -> bool {
+        let planned = self.device.is_some() && self.scheduler.schedule_ahead(&mut self.plan, Instant::now());
         if planned {
-            self.backend.forward(&self.plan, &mut self.logits).expect("the toy does not fail");
+            assert_eq!(self.plan.carried.len(), self.plan.num_rows());
+            self.start();
         }
         planned
     }
 
+    fn start(&mut self) {
+        match &mut self.device {
+            Some(device) => device.start(&self.plan),
+            None => {
+                self.output.set_all_logits(&self.plan);
+                self.backend.forward(&self.plan, &mut self.output.logits)
+            }
+        }
+        .expect("the toy does not fail");
+        self.started += 1;
+    }
+
+    /// Finishes the oldest step under way and applies it.
     pub(crate) fn end_step(&mut self) {
-        self.scheduler.apply(&self.logits, Instant::now());
+        if let Some(device) = &mut self.device {
+            device.finish(&mut self.output).expect("the toy does not fail");
+        }
+        self.started -= 1;
+        self.scheduler.apply(&self.output, Instant::now());
     }
 
     pub(crate) fn step(&mut self) -> bool {

@@ -166,6 +166,11 @@ DEVICE void add_shared(u64* sum, u64 value) {
     *sum += value;
 }
 
+DEVICE u32 take_shared(u32* counter) {
+    shim::expect_shared(counter, sizeof *counter, "a counter");
+    return (*counter)++;
+}
+
 // ---- Warp collectives -------------------------------------------------------------------------------------
 
 DEVICE u32 shuffle(u32 value, u32 lane) { return shim::exchange(shim::Stop::shuffle, value)[lane % WARP]; }
