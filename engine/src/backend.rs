@@ -47,9 +47,9 @@ pub trait Backend: Send {
 /// Steps that are started and finished apart from each other, on a device that draws tokens itself.
 ///
 /// At most [`MAX_STARTED`] steps are started and not finished. The device runs them one after the other, in
-/// the order in which they were started, and they are finished in that order. So a step may be started while the
-/// tokens of the one before are still unknown to the host ([`StepPlan::carried`]), and a block that is given
-/// up may be written by the next step that is started, though one that reads it is still under way.
+/// the order in which they were started, and they are finished in that order. So a step may be started while
+/// the tokens of the one before are still unknown to the host ([`StepPlan::carried`]), and a block that is
+/// given up may be written by the next step that is started, though one that reads it is still under way.
 ///
 /// After an error no step is under way any more: the implementation has waited for those that were, or
 /// knows that they will never touch a block again. It may be dropped while steps are under way, and waits for
@@ -61,8 +61,8 @@ pub trait DeviceSteps {
     /// When the device failed or the plan is malformed; every step under way is then given up.
     fn start(&mut self, plan: &StepPlan) -> Result<(), BackendError>;
 
-    /// Waits for the oldest step under way and overwrites `output` with what it gave: one entry for each of its
-    /// plan's `logits_rows`, of the kind that [`StepPlan::wanted`] asked for.
+    /// Waits for the oldest step under way and overwrites `output` with what it gave: one entry for each of
+    /// its plan's `logits_rows`, of the kind that [`StepPlan::wanted`] asked for.
     ///
     /// # Errors
     /// When the device failed; every step under way is then given up.

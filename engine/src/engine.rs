@@ -19,8 +19,8 @@ use crate::step_plan::{BLOCK_SIZE, StepPlan};
 ///
 /// Running ahead hides the host's part of a step (planning, launching, reading back: some 50 to 100 µs), and
 /// costs a keystroke that comes meanwhile the wait for two steps instead of one, and the device a row when a
-/// sequence ends. At a millisecond a step that is a tenth gained for a wait nobody feels; at ten, a hundredth for one
-/// that counts.
+/// sequence ends. At a millisecond a step that is a tenth gained for a wait nobody feels; at ten, a hundredth
+/// for one that counts.
 const RUN_AHEAD_BELOW: Duration = Duration::from_millis(3);
 
 /// Size of the KV cache.
@@ -253,8 +253,8 @@ fn configure(
     })
 }
 
-/// The engine thread. A panic, of the backend or of the scheduler, or the loss of the device ends the engine but
-/// not the server: whoever waits is told, and later submissions are refused.
+/// The engine thread. A panic, of the backend or of the scheduler, or the loss of the device ends the engine
+/// but not the server: whoever waits is told, and later submissions are refused.
 fn run_until_stopped(shared: &Shared, backend: &mut dyn Backend) {
     let outcome = catch_unwind(AssertUnwindSafe(|| match backend.stepper() {
         Some(device) => run(shared, device),
@@ -269,7 +269,8 @@ fn run_until_stopped(shared: &Shared, backend: &mut dyn Backend) {
     let mut state = shared.lock();
     let message = format!("the engine stopped: {reason}");
     state.stopped = Some(reason);
-    // After a panic of the scheduler its contracts may not hold; then the receivers find their channel closed.
+    // After a panic of the scheduler its contracts may not hold; then the receivers find their channel
+    // closed.
     let told = catch_unwind(AssertUnwindSafe(|| state.scheduler.fail_all(&message, Instant::now())));
     if told.is_err() {
         tracing::error!("the scheduler was left in disorder");

@@ -83,7 +83,9 @@ impl Draw {
             let total: f64 = weights.iter().sum();
             return Ok(draw((0..).zip(weights), random * total).unwrap_or(best));
         }
-        let kept = truncated(logits, &weigh, top_k, f64::from(self.top_p));
+        let mut kept = truncated(logits, &weigh, top_k, f64::from(self.top_p));
+        // In order of ids whatever is kept, as a device does it, which does not sort.
+        kept.sort_unstable_by_key(|&(id, _)| id);
         let total = kept.iter().map(|&(_, weight)| weight).sum::<f64>();
         Ok(draw(kept.into_iter(), random * total).unwrap_or(best))
     }
@@ -144,9 +146,9 @@ fn log_sum_exp(logits: &[f32]) -> f64 {
 
 /// Ids of the `count` largest logits, largest first; of equals, the lower id first.
 fn likeliest(logits: &[f32], count: usize) -> Vec<u32> {
-    let order = |&a: &u32, &b: &u32| -> Ordering {
-        logits[b as usize].total_cmp(&logits[a as usize]).then(a.cmp(&b))
-    };
+    // The sum makes -0 and 0 equals.
+    let logit = |id: u32| logits[id as usize] + 0.0;
+    let order = |&a: &u32, &b: &u32| -> Ordering { logit(b).total_cmp(&logit(a)).then(a.cmp(&b)) };
     let mut ids: Vec<u32> = (0..logits.len() as u32).collect();
     if count < ids.len() {
         ids.select_nth_unstable_by(count, order);

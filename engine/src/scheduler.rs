@@ -13,9 +13,9 @@
 //!   them. The most deserving sequence can always take what it needs and always fits alone, so there is
 //!   progress in every step.
 //! - **Running ahead.** Where the device draws the tokens, the next step can be
-//!   [planned](Scheduler::schedule_ahead) and started while their values are unknown. A sequence that turns out to
-//!   have ended is told so at once; its row of the step ahead is thrown away and its blocks, which that row
-//!   writes to, are given back after it.
+//!   [planned](Scheduler::schedule_ahead) and started while their values are unknown. A sequence that turns
+//!   out to have ended is told so at once; its row of the step ahead is thrown away and its blocks, which
+//!   that row writes to, are given back after it.
 //! - **Output** depends on none of this: a sequence draws the same tokens however it was interrupted.
 
 use std::cmp::Reverse;
@@ -34,8 +34,8 @@ use crate::step_plan::{BLOCK_SIZE, BlockId, Carried, PlannedSequence, StepPlan, 
 use crate::token_stream::TokenStream;
 use crate::tokenizer::Tokenizer;
 
-/// Rows that a warm-up step computes at most. Two blocks: as such a step runs on half of the threads, it is what a
-/// keystroke that comes during one waits for.
+/// Rows that a warm-up step computes at most. Two blocks: as such a step runs on half of the threads, it is
+/// what a keystroke that comes during one waits for.
 pub const WARM_UP_CHUNK: usize = 2 * BLOCK_SIZE;
 
 /// Rows of one sequence whose logits a step computes at most for a prompt's likelihood. A row of
@@ -285,13 +285,14 @@ impl Scheduler {
     /// known to the host: the rows are [carried](StepPlan::carried). Returns whether it did; it does not
     ///
     /// - while other than exactly one step is under way,
-    /// - when a sequence in that step does not draw, or its next draw depends on the token's text, or its token
-    ///   is drawn by the host,
+    /// - when a sequence in that step does not draw, or its next draw depends on the token's text, or its
+    ///   token is drawn by the host,
     /// - when any other sequence of the same or a higher class waits, or blocks would have to be taken,
     /// - when every sequence is sure to end with the step under way.
     ///
-    /// What it plans is what [`schedule`](Self::schedule) would plan after that step, but for sequences that end
-    /// with it. Running ahead makes whoever comes next wait for two steps instead of one: it is for short steps.
+    /// What it plans is what [`schedule`](Self::schedule) would plan after that step, but for sequences that
+    /// end with it. Running ahead makes whoever comes next wait for two steps instead of one: it is for short
+    /// steps.
     pub fn schedule_ahead(&mut self, plan: &mut StepPlan, now: Instant) -> bool {
         plan.clear();
         self.end_cancelled(now);
@@ -512,8 +513,8 @@ impl Scheduler {
         true
     }
 
-    /// Takes in what the oldest step under way gave: for each of its plan's `logits_rows` the logits or, where
-    /// the plan wanted that, a token.
+    /// Takes in what the oldest step under way gave: for each of its plan's `logits_rows` the logits or,
+    /// where the plan wanted that, a token.
     ///
     /// # Panics
     /// When no step is under way or the output is not its.
@@ -546,8 +547,8 @@ impl Scheduler {
         assert!(rows.next().is_none(), "there is more than was asked for");
     }
 
-    /// Notes what a step computed for a sequence, after checking it, since what gave invalid logits must not be
-    /// cached. Returns the token drawn, if one was asked for.
+    /// Notes what a step computed for a sequence, after checking it, since what gave invalid logits must not
+    /// be cached. Returns the token drawn, if one was asked for.
     fn take_in(
         &mut self,
         id: SequenceId,
@@ -676,8 +677,8 @@ impl Scheduler {
     }
 }
 
-/// Whether a device can draw the tokens of such a sequence: with a token it reports no more than the likeliest
-/// one's log-probability.
+/// Whether a device can draw the tokens of such a sequence: with a token it reports no more than the
+/// likeliest one's log-probability.
 fn device_draws(params: &SamplingParams) -> bool {
     params.top_logprobs <= 1
 }

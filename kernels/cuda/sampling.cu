@@ -14,12 +14,12 @@
 //     top-p   by falling logit, weights:  total >= p * all
 //     draw    by rising id, weights of what is kept:  total > random * all of it
 //
-// By falling logit (`cut_at`) it is answered in two readings of the row as a rule: sums for 2048 bins of equal width
-// below the largest logit, then the few tokens of the bin that the target falls into, compared with each other. By
-// rising id (`find_in_id_order`) it takes one. A row stays in L2 meanwhile.
+// By falling logit (`cut_at`) it is answered in two readings of the row as a rule: sums for 2048 bins of
+// equal width below the largest logit, then the few tokens of the bin that the target falls into, compared
+// with each other. By rising id (`find_in_id_order`) it takes one. A row stays in L2 meanwhile.
 //
-// Slots that are not active cost the start of their blocks. Which do what is known in device memory alone, so the
-// launches can be recorded.
+// Slots that are not active cost the start of their blocks. Which do what is known in device memory alone, so
+// the launches can be recorded.
 #include "primitives.cuh"
 
 namespace sampling {
@@ -70,7 +70,8 @@ struct Drawn {
     u32 padding;
 };
 
-// What a part of a row holds; a `Drawn` in the making. The best are pairs (`pair_of`), or 0 where there is none.
+// What a part of a row holds; a `Drawn` in the making. The best are pairs (`pair_of`), or 0 where there is
+// none.
 struct Partial {
     u64 best;
     u64 best_allowed;
@@ -289,7 +290,8 @@ DEVICE Totals running_totals(Sum own, Shared& shared) {
     return totals;
 }
 
-// The bin at which the running total exceeds `target(all)`, which must be less than all, and the total before it.
+// The bin at which the running total exceeds `target(all)`, which must be less than all, and the total before
+// it.
 struct Place {
     u32 bin;
     Sum before;
@@ -435,8 +437,8 @@ DEVICE u32 find_in_id_order(const Row& row, Shared& shared, Value value, Target 
 
 // ---- Cuts -------------------------------------------------------------------------------------------------
 
-// The cut among the tokens for which `holds(logit)`, at most LISTED of them: each is compared with all others.
-// `before` is what comes before the first of them.
+// The cut among the tokens for which `holds(logit)`, at most LISTED of them: each is compared with all
+// others. `before` is what comes before the first of them.
 template <bool by_count, typename Holds>
 DEVICE Cut cut_of_few(const Row& row, Shared& shared, Holds holds, const Sum& before, u64 target) {
     if (thread_index() == 0) shared.listed = 0;
@@ -466,8 +468,8 @@ DEVICE Cut cut_of_few(const Row& row, Shared& shared, Holds holds, const Sum& be
     return cut;
 }
 
-// The cut in a bin with more tokens than can be listed: the bin is divided by the bits of the keys, from the top,
-// until few enough are left or all are equal.
+// The cut in a bin with more tokens than can be listed: the bin is divided by the bits of the keys, from the
+// top, until few enough are left or all are equal.
 template <bool by_count>
 DEVICE Cut cut_of_many(const Row& row, Shared& shared, u32 bin, Sum before, u64 target) {
     u32 known_bits = 0, known = 0;
@@ -493,8 +495,8 @@ DEVICE Cut cut_of_many(const Row& row, Shared& shared, u32 bin, Sum before, u64 
     return {known, id, before + Sum{weight * (extra + 1), extra + 1}};
 }
 
-// The token at which the running total by falling logit exceeds `target(all)`, which must be less than all. The
-// bins hold the row, as `row.bin` divides it.
+// The token at which the running total by falling logit exceeds `target(all)`, which must be less than all.
+// The bins hold the row, as `row.bin` divides it.
 template <bool by_count, typename Target>
 DEVICE Cut cut_at(const Row& row, Shared& shared, Target target) {
     Place place = find_bin<by_count>(shared, target);

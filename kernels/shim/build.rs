@@ -11,6 +11,9 @@ fn main() -> io::Result<()> {
     let kernels = here.join("../cuda");
     println!("cargo:rerun-if-changed={}", runtime.display());
     println!("cargo:rerun-if-changed={}", kernels.display());
+    println!("cargo:rerun-if-env-changed=REDSTART_SHIM_SANITIZE");
+    println!("cargo:rustc-check-cfg=cfg(sanitized)");
+    let sanitize = env::var("REDSTART_SHIM_SANITIZE").ok().filter(|which| !which.is_empty());
 
     let mut build = cc::Build::new();
     build
@@ -28,10 +31,29 @@ fn main() -> io::Result<()> {
         .link_lib_modifier("+whole-archive")
         .include(&runtime)
         .include(&kernels);
+    if let Some(which) = &sanitize {
+        println!("cargo:rustc-cfg=sanitized");
+        build
+            .flag(format!("-fsanitize={which}"))
+            .flag("-fno-sanitize-recover=all")
+            .flag("-fno-omit-frame-pointer")
+            .flag("-g1"); // Before the C++ library, which is named by `compile`: the sanitizer's must be the first that is loaded.
+        for (sanitizer, library) in [("address", "asan"), ("undefined", "ubsan")] {
+            if which.split(',').any(|one| one == sanitizer) {
+                println!("cargo:rustc-link-lib=dylib={library}");
+            }
+        }
+    }
     let mut code = build.clone();
-    code.flag("-fsanitize=alignment").flag("-xc++");
+    if sanitize.is_none() {
+        // The runtime has a handler for this one.
+        code.flag("-fsanitize=alignment");
+    }
+    // The kernels' own types may have fields that only their file knows.
+    code.flag("-Wno-subobject-linkage");
+    let out = PathBuf::from(env::var("OUT_DIR").expect("cargo sets it"));
     for file in kernel_files(&kernels)?.into_iter().chain(kernel_files(&runtime)?) {
-        code.file(file);
+        code.file(wrap(&file, &out)?);
     }
     build.file(runtime.join("runtime.cpp"));
     for object in code.compile_intermediates() {
@@ -39,6 +61,19 @@ fn main() -> io::Result<()> {
     }
     build.compile("redstart_kernels_host");
     Ok(())
+}
+
+/// Writes a source file with the kernels in a namespace of their own. Each of them is a program for itself to
+/// nvcc, so two may give different things one name; here they are linked together.
+fn wrap(file: &Path, out: &Path) -> io::Result<PathBuf> {
+    let stem = file.file_stem().expect("it has an extension").to_string_lossy();
+    let wrapped = out.join(format!("{stem}.cpp"));
+    let text = format!(
+        "#include \"primitives.cuh\"\nnamespace kernels_of_{stem} {{\n#include \"{}\"\n}}\n",
+        file.display()
+    );
+    fs::write(&wrapped, text)?;
+    Ok(wrapped)
 }
 
 fn kernel_files(folder: &Path) -> io::Result<Vec<PathBuf>> {

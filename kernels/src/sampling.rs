@@ -1,9 +1,9 @@
 //! Logits to tokens on the device.
 //!
-//! [`sample`] launches two kernels over all slots; [`SampleParams`] in device memory say what each slot wants.
-//! The tokens are those of the CPU's sampler: for greedy slots always, for slots that draw by chance except where
-//! a float32 weight (relative error 10⁻⁶, nothing below 2⁻⁴⁰ of the likeliest) moves the border between two tokens
-//! across the random number, or across what top-p keeps.
+//! [`sample`] launches two kernels over all slots; [`SampleParams`] in device memory say what each slot
+//! wants. The tokens are those of the CPU's sampler: for greedy slots always, for slots that draw by chance
+//! except where a float32 weight (relative error 10⁻⁶, nothing below 2⁻⁴⁰ of the likeliest) moves the border
+//! between two tokens across the random number, or across what top-p keeps.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -169,7 +169,8 @@ fn counters_bytes(slots: usize) -> usize {
     (slots * size_of::<u32>()).next_multiple_of(COUNTERS_ALIGNMENT)
 }
 
-/// Draws a token for every slot that wants one: two launches, whose shape depends on `slots` and `vocab` alone.
+/// Draws a token for every slot that wants one: two launches, whose shape depends on `slots` and `vocab`
+/// alone.
 ///
 /// # Errors
 /// When a launch fails.

@@ -12,7 +12,7 @@ use redstart_engine::step_plan::StepPlan;
 
 use crate::toy_backend::{EOS, ToyBackend, VOCAB_SIZE, collect, model_info, prompt, request, solo};
 
-fn options(num_blocks: usize) -> EngineOptions {
+pub(crate) fn options(num_blocks: usize) -> EngineOptions {
     EngineOptions {
         kv_cache: KvCacheSize::Blocks(num_blocks),
         max_batch_tokens: 24,
@@ -21,7 +21,7 @@ fn options(num_blocks: usize) -> EngineOptions {
     }
 }
 
-fn start(backend: impl Backend + 'static, options: EngineOptions) -> Result<Engine, EngineError> {
+pub(crate) fn start(backend: impl Backend + 'static, options: EngineOptions) -> Result<Engine, EngineError> {
     Engine::start(Box::new(backend), model_info(), vec![EOS], options)
 }
 

@@ -315,7 +315,7 @@ fn log_probabilities_come_with_each_token() {
 }
 
 /// A tokenizer whose token `id` is one byte, so that the toy's vocabulary has text: `a` for 33 on.
-fn byte_tokenizer() -> Arc<Tokenizer> {
+pub(crate) fn byte_tokenizer() -> Arc<Tokenizer> {
     Arc::new(Tokenizer::from_bytes(&crate::tokenizer::byte_tokenizer_json()).expect("a tokenizer"))
 }
 

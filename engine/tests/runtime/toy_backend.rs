@@ -116,6 +116,18 @@ pub(crate) struct ToyDevice {
     done: VecDeque<StepOutput>,
     /// What the step before drew.
     drawn: Vec<Option<u32>>,
+    /// Asked before every call, which may fail.
+    script: Script,
+}
+
+/// Told which call it is and how many steps are under way.
+pub(crate) type Script = Box<dyn FnMut(Call, usize) -> Result<(), BackendError> + Send>;
+
+/// A call of [`DeviceSteps`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Call {
+    Start,
+    Finish,
 }
 
 impl ToyDevice {
@@ -126,7 +138,23 @@ impl ToyDevice {
             waiting: VecDeque::new(),
             done: VecDeque::new(),
             drawn: Vec::new(),
+            script: Box::new(|_, _| Ok(())),
         }
+    }
+
+    pub(crate) fn scripted(
+        script: impl FnMut(Call, usize) -> Result<(), BackendError> + Send + 'static,
+    ) -> Self {
+        Self { script: Box::new(script), ..Self::new(Runs::AtFinish) }
+    }
+
+    fn ask(&mut self, call: Call) -> Result<(), BackendError> {
+        let asked = (self.script)(call, self.waiting.len() + self.done.len());
+        if asked.is_err() {
+            self.waiting.clear();
+            self.done.clear();
+        }
+        asked
     }
 
     fn run(&mut self, mut plan: StepPlan) -> Result<(), BackendError> {
@@ -149,8 +177,36 @@ impl ToyDevice {
     }
 }
 
+impl Backend for ToyDevice {
+    fn name(&self) -> String {
+        "toy device".into()
+    }
+    fn vocab_size(&self) -> usize {
+        self.toy.vocab_size()
+    }
+    fn max_positions(&self) -> usize {
+        self.toy.max_positions()
+    }
+    fn kv_block_bytes(&self) -> usize {
+        self.toy.kv_block_bytes()
+    }
+    fn weight_bytes(&self) -> usize {
+        self.toy.weight_bytes()
+    }
+    fn allocate_kv(&mut self, num_blocks: usize) -> Result<(), BackendError> {
+        self.toy.allocate_kv(num_blocks)
+    }
+    fn forward(&mut self, plan: &StepPlan, logits: &mut Vec<f32>) -> Result<(), BackendError> {
+        self.toy.forward(plan, logits)
+    }
+    fn stepper(&mut self) -> Option<&mut dyn DeviceSteps> {
+        Some(self)
+    }
+}
+
 impl DeviceSteps for ToyDevice {
     fn start(&mut self, plan: &StepPlan) -> Result<(), BackendError> {
+        self.ask(Call::Start)?;
         let started = self.waiting.len() + self.done.len();
         assert!(started < MAX_STARTED, "too many steps at once");
         assert!(plan.carried.is_empty() || started == 1, "carried over from no step");
@@ -170,6 +226,7 @@ impl DeviceSteps for ToyDevice {
     }
 
     fn finish(&mut self, output: &mut StepOutput) -> Result<(), BackendError> {
+        self.ask(Call::Finish)?;
         if let Some(plan) = self.waiting.pop_front() {
             self.run(plan)?;
         }

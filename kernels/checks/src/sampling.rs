@@ -1,9 +1,10 @@
 //! Drawn tokens against a sampler in float64 that sorts.
 //!
-//! Greedy tokens, and what is said of invalid logits, must be exact. A token drawn by chance must be the one that
-//! the reference draws with the same random number, or one that it draws with a number within [`DRAW_BORDER`] of
-//! it from a nucleus that differs by [`NUCLEUS_BORDER`]: a single wrong member of the nucleus would shift the draws
-//! of about every second random number. The error that is measured is the relative one of the sum of exponentials.
+//! Greedy tokens, and what is said of invalid logits, must be exact. A token drawn by chance must be the one
+//! that the reference draws with the same random number, or one that it draws with a number within
+//! [`DRAW_BORDER`] of it from a nucleus that differs by [`NUCLEUS_BORDER`]: a single wrong member of the
+//! nucleus would shift the draws of about every second random number. The error that is measured is the
+//! relative one of the sum of exponentials.
 
 use std::cmp::Ordering;
 
@@ -18,8 +19,8 @@ use crate::{Case, CheckError, Measured};
 
 /// What float32 weights may move the border of a nucleus by, as a share of the probability.
 const NUCLEUS_BORDER: f64 = 1e-6;
-/// The same for the border between two tokens. A nucleus between the smallest and the largest that are allowed moves
-/// it by twice as much as the weights do.
+/// The same for the border between two tokens. A nucleus between the smallest and the largest that are
+/// allowed moves it by twice as much as the weights do.
 const DRAW_BORDER: f64 = 3e-6;
 /// A sum of up to 152,064 exponentials in float32, pairwise as a rule, each within 2⁻²².
 const SUM_TOLERANCE: f64 = 5e-6;

@@ -31,6 +31,10 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
 #if !defined(SHIM_UCONTEXT)
 #define SYMBOL2(prefix, name) #prefix #name
 #define SYMBOL1(prefix, name) SYMBOL2(prefix, name)
@@ -53,9 +57,8 @@ asm(".text\n"
     "  popq %r12\n"
     "  popq %rbx\n"
     "  popq %rbp\n"
-    // A `ret` would be predicted to return to the caller, and that is what it never does.
-    "  popq %rcx\n"
-    "  jmpq *%rcx\n");
+    // All switches are made in `suspend`, so this returns to where the processor predicts, if on another stack.
+    "  ret\n");
 #else
 asm(".text\n"
     ".p2align 4\n"
@@ -85,7 +88,7 @@ asm(".text\n"
     "  ldp d12, d13, [sp, #128]\n"
     "  ldp d14, d15, [sp, #144]\n"
     "  add sp, sp, #160\n"
-    "  br x30\n");
+    "  ret\n");
 #endif
 #endif
 
@@ -400,80 +403,72 @@ namespace {
 
 using Floats = float __attribute__((vector_size(32)));
 
-// d (16x8) += a (16x16) b (16x8), the products in the order of the inner dimension. The product of two halves
-// is exact in fp32, so a fused instruction, where the compiler finds one, gives the same.
-template <class HalfToFloat>
-inline __attribute__((always_inline)) void product(Fiber* const* lanes, HalfToFloat to_float) {
-    alignas(32) float b[16][8];
+// d (16x8) += a (16x16) b (16x8), summed in the order of the inner dimension. The product of two halves is exact
+// in fp32, so fused instructions, where there are any, give the same.
+template <class ToFloats>
+inline __attribute__((always_inline)) void multiply_tiles(Fiber* const* lanes, ToFloats to_floats) {
+    alignas(32) u16 a16[16][16], b16[16][8];
+    alignas(32) float a[16][16], b[16][8], d[16][8];
     for (u32 lane = 0; lane < WARP; lane++) {
-        auto part = static_cast<const u32*>(lanes[lane]->from2);
-        u32 g = lane / 4, t = lane % 4;
+        const u32 g = lane / 4, t = lane % 4;
+        auto a_part = static_cast<const u32*>(lanes[lane]->from);
+        auto b_part = static_cast<const u32*>(lanes[lane]->from2);
+        auto d_part = static_cast<const float*>(lanes[lane]->to);
+        for (u32 i = 0; i < 4; i++) memcpy(&a16[g + i % 2 * 8][2 * t + i / 2 * 8], &a_part[i], 4);
         for (u32 i = 0; i < 2; i++) {
-            b[8 * i + 2 * t][g] = to_float(static_cast<u16>(part[i]));
-            b[8 * i + 2 * t + 1][g] = to_float(static_cast<u16>(part[i] >> 16));
+            b16[8 * i + 2 * t][g] = static_cast<u16>(b_part[i]);
+            b16[8 * i + 2 * t + 1][g] = static_cast<u16>(b_part[i] >> 16);
+            memcpy(&d[g + 8 * i][2 * t], &d_part[2 * i], 8);
         }
     }
-    for (u32 g = 0; g < 8; g++) {
-        for (u32 high = 0; high < 2; high++) {
-            alignas(32) float a[16], d[8];
-            for (u32 t = 0; t < 4; t++) {
-                auto part = static_cast<const u32*>(lanes[4 * g + t]->from);
-                auto mine = static_cast<const float*>(lanes[4 * g + t]->to);
-                for (u32 i = 0; i < 2; i++) {
-                    u32 pair = part[2 * i + high];
-                    a[8 * i + 2 * t] = to_float(static_cast<u16>(pair));
-                    a[8 * i + 2 * t + 1] = to_float(static_cast<u16>(pair >> 16));
-                    d[2 * t + i] = mine[2 * high + i];
-                }
-            }
-            Floats sum;
-            memcpy(&sum, d, sizeof sum);
-            for (u32 k = 0; k < 16; k++) {
-                Floats row;
-                memcpy(&row, b[k], sizeof row);
-                sum += a[k] * row;
-            }
-            memcpy(d, &sum, sizeof sum);
-            for (u32 t = 0; t < 4; t++) {
-                auto mine = static_cast<float*>(lanes[4 * g + t]->to);
-                mine[2 * high] = d[2 * t];
-                mine[2 * high + 1] = d[2 * t + 1];
-            }
+    to_floats(&a16[0][0], &a[0][0], 256);
+    to_floats(&b16[0][0], &b[0][0], 128);
+    for (u32 m = 0; m < 16; m++) {
+        Floats sum;
+        memcpy(&sum, d[m], sizeof sum);
+        for (u32 k = 0; k < 16; k++) {
+            Floats row;
+            memcpy(&row, b[k], sizeof row);
+            sum += a[m][k] * row;
         }
+        memcpy(d[m], &sum, sizeof sum);
+    }
+    for (u32 lane = 0; lane < WARP; lane++) {
+        const u32 g = lane / 4, t = lane % 4;
+        auto d_part = static_cast<float*>(lanes[lane]->to);
+        for (u32 i = 0; i < 2; i++) memcpy(&d_part[2 * i], &d[g + 8 * i][2 * t], 8);
     }
 }
 
-// All halves as floats.
-struct HalfTable {
-    float values[1 << 16];
-    HalfTable() {
-        for (u32 half = 0; half < 1 << 16; half++) values[half] = shim::half_to_float(static_cast<u16>(half));
-    }
-};
-const HalfTable half_table;
-
-void product_anywhere(Fiber* const* lanes) {
-    product(lanes, [](u16 half) { return half_table.values[half]; });
+void multiply_tiles_anywhere(Fiber* const* lanes) {
+    multiply_tiles(lanes, [](const u16* from, float* to, u32 count) {
+        for (u32 i = 0; i < count; i++) to[i] = half_to_float(from[i]);
+    });
 }
 
 #if defined(__x86_64__)
-__attribute__((target("avx,fma"))) void product_avx(Fiber* const* lanes) {
-    product(lanes, [](u16 half) { return half_table.values[half]; });
+__attribute__((target("avx,f16c,fma"))) inline void to_floats_f16c(const u16* from, float* to, u32 count) {
+    for (u32 i = 0; i < count; i += 8)
+        _mm256_store_ps(to + i, _mm256_cvtph_ps(_mm_load_si128(reinterpret_cast<const __m128i*>(from + i))));
+}
+__attribute__((target("avx,f16c,fma"))) void multiply_tiles_f16c(Fiber* const* lanes) {
+    multiply_tiles(lanes, to_floats_f16c);
 }
 #endif
 
-void (*choose_product())(Fiber* const*) {
+void (*choose_multiply_tiles())(Fiber* const*) {
 #if defined(__x86_64__)
-    if (__builtin_cpu_supports("avx") && __builtin_cpu_supports("fma")) return product_avx;
+    // Every processor with AVX2 converts halves, too; not every compiler can be asked for that.
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return multiply_tiles_f16c;
 #endif
-    return product_anywhere;
+    return multiply_tiles_anywhere;
 }
 
 }  // namespace
 
 // What the lanes do together, once they are all there.
 void Block::complete(u32 warp_index, Stop stop) {
-    static void (*const product)(Fiber* const*) = choose_product();
+    static void (*const multiply_tiles)(Fiber* const*) = choose_multiply_tiles();
     WarpState& warp = warps[warp_index];
     Fiber* lanes[WARP];
     for (u32 lane = 0; lane < WARP; lane++) lanes[lane] = fibers[warp_index * WARP + lane].get();
@@ -500,7 +495,7 @@ void Block::complete(u32 warp_index, Stop stop) {
             }
         }
     }
-    if (stop == Stop::multiply_add) product(lanes);
+    if (stop == Stop::multiply_add) multiply_tiles(lanes);
     warp.collectives++;
 }
 
@@ -686,9 +681,8 @@ void redstart_shim_end(Run* run) {
 
 }  // namespace shim
 
-#if !defined(SHIM_SANITIZED)
-// Kernels are compiled with the compiler's checks of alignment; this is what they call. (With the sanitizers
-// proper, their library has it.)
+// Kernels are compiled with the compiler's checks of alignment, and these are what they call: the launch fails,
+// and the process goes on. With the sanitizers proper, these stand before their library's.
 namespace {
 struct SourceLocation {
     const char* file;
@@ -701,9 +695,21 @@ struct Mismatch {
 };
 }  // namespace
 
-extern "C" void __ubsan_handle_type_mismatch_v1(Mismatch* mismatch, const void* pointer) {
-    const char* file = strrchr(mismatch->at.file, '/');
-    shim::fail("%s:%u uses %p, which is not aligned to %u bytes", file ? file + 1 : mismatch->at.file,
-               mismatch->at.line, pointer, 1u << mismatch->log_alignment);
+extern "C" {
+void __ubsan_handle_type_mismatch_v1(const Mismatch* mismatch, const void* pointer) {
+    const char* slash = strrchr(mismatch->at.file, '/');
+    const char* file = slash ? slash + 1 : mismatch->at.file;
+    unsigned alignment = 1u << mismatch->log_alignment;
+    if (shim::address(pointer) % alignment)
+        shim::fail("%s:%u uses %p, which is not aligned to %u bytes", file, mismatch->at.line, pointer, alignment);
+    shim::fail("%s:%u uses %p, which is null or too small an object", file, mismatch->at.line, pointer);
 }
+void __ubsan_handle_type_mismatch_v1_abort(const Mismatch* mismatch, const void* pointer) {
+    __ubsan_handle_type_mismatch_v1(mismatch, pointer);
+}
+
+#if defined(SHIM_ASAN)
+// Only accesses are of interest: stacks of fibers stay until the process ends, and tests leak by panicking.
+const char* __asan_default_options() { return "detect_leaks=0"; }
 #endif
+}

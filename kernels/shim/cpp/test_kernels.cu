@@ -130,6 +130,53 @@ KERNEL(shim_test_product_no_wait, ProductParams, WARP, 1) { tile_product<false>(
 KERNEL(shim_test_add_one, CopyParams, THREADS, 1) { add_one<true>(p); }
 KERNEL(shim_test_add_one_early, CopyParams, THREADS, 1) { add_one<false>(p); }
 
+// What three words are turned to by everything that takes words: ten results.
+KERNEL(shim_test_words, CopyParams, THREADS, 1) {
+    for (u32 i = block_x() * THREADS + thread_index(); i < p.count; i += grid_x() * THREADS) {
+        u32 a = p.from[3 * i], b = p.from[3 * i + 1], c = p.from[3 * i + 2];
+        u32* to = p.to + 10 * i;
+        to[0] = add_pairs(a, b);
+        to[1] = subtract_pairs(a, b);
+        to[2] = multiply_pairs(a, b);
+        to[3] = multiply_add_pairs(a, b, c);
+        to[4] = float_to_half(float_of_bits(a));
+        to[5] = floats_to_pair(float_of_bits(a), float_of_bits(b));
+        to[6] = bits_of_float(half_to_float(static_cast<u16>(a)));
+        to[7] = bits3<0xca>(a, b, c);
+        to[8] = pick_bytes(a, b, 0x6240);
+        to[9] = bits_of_float(exp2_fast(float_of_bits(a)));
+    }
+}
+
+// `to[i]`: the vote of a warp's lanes on whether their word of `from` is odd, and on nothing; then lane i's
+// word, from where the next lane's word says.
+KERNEL(shim_test_collectives, CopyParams, WARP, 1) {
+    u32 word = p.from[lane_index()];
+    u32 odd = vote(word % 2), none = vote(false);
+    u32 next = shuffle(word, lane_index() + 1);
+    p.to[lane_index()] = odd;
+    p.to[WARP + lane_index()] = none;
+    p.to[2 * WARP + lane_index()] = shuffle(word, next);
+}
+
+// Sums of all threads' words, by shared integers of both widths.
+KERNEL(shim_test_add_shared, CopyParams, THREADS, 1) {
+    auto wide = reinterpret_cast<u64*>(shared_memory());
+    auto narrow = reinterpret_cast<u32*>(wide + 1);
+    if (thread_index() == 0) {
+        *wide = 0;
+        *narrow = 0;
+    }
+    block_barrier();
+    add_shared(wide, u64{p.from[thread_index()]} << 8);
+    add_shared(narrow, p.from[thread_index()]);
+    block_barrier();
+    if (thread_index() == THREADS - 1) {
+        p.to[0] = static_cast<u32>(*wide >> 8);
+        p.to[1] = *narrow;
+    }
+}
+
 // Threads from `what` on end without the barrier.
 KERNEL(shim_test_barrier_of_some, CopyParams, THREADS, 1) {
     if (thread_index() >= p.what) return;
