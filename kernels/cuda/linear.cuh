@@ -53,28 +53,53 @@ struct Operands {
     // Where in a tile the scales and the zeros begin.
     u32 scales_at;
     u32 zeros_at;
-    // A piece's group is its number shifted right by this. (Of groups of 32, a piece has two.)
-    u32 group_shift;
     u32 pieces;
     u32 tiles;
     // A multiple of 8. What the last piece has beyond it are weights of zero.
     u32 input;
     u32 rows;
     float epsilon;
+    u32 padding;
 };
 
 // ---- Formats ----------------------------------------------------------------------------------------------
 //
 // LOADS           16-byte loads by a lane for a piece.
-// SCALED_PARTS    1 or 2: sums over a piece, or over either half, are multiplied by a scale. 0: they are not.
-// SCALE_BYTES     of one tile, for a piece; ZERO_BYTES likewise, rounded up to what can be copied as one.
-// Scales          what a lane needs besides the weights: `load` it from global memory, or `read` it from the
-//                 copies that the tile kernels make in shared memory.
-// fragment        the A operand of product j: whole numbers of (q - z), or the weights themselves.
+// GROUP           inputs that share a scale; 0 where there are none to be applied to a part of the inputs.
+// Scales          what a lane needs besides the weights. `load` takes the addresses of the first group's 32
+//                 bytes of scales and 8 bytes of zeros.
+// fragment        the A operand of product j: whole numbers (q - z), or the weights themselves.
+
+// Sums over this many parts of a piece are multiplied by scales of their own.
+template <class Format>
+constexpr u32 PARTS = Format::GROUP == 0 ? 0 : Format::GROUP < PIECE_INPUTS ? PIECE_INPUTS / Format::GROUP : 1;
+// The first group of a piece; also for a number of pieces that is a multiple of a group's.
+template <class Format>
+DEVICE constexpr u32 group_of(u32 piece) {
+    if constexpr (Format::GROUP == 0) {
+        return 0;
+    } else {
+        return piece * PIECE_INPUTS / Format::GROUP;
+    }
+}
+constexpr u32 GROUP_SCALE_BYTES = 32, GROUP_ZERO_BYTES = 8;
+
+// A piece as it is copied to shared memory: its weights, its scales, and 16 bytes of zeros, which is the least
+// that can be copied and may be twice what it needs.
+template <class Format>
+constexpr u32 WEIGHT_BYTES = Format::LOADS * LOAD_BYTES;
+template <class Format>
+constexpr u32 SCALE_BYTES = PARTS<Format> * GROUP_SCALE_BYTES;
+template <class Format>
+constexpr u32 EXTRA_BYTES = SCALE_BYTES<Format> + (Format::HAS_ZEROS ? 16 : 0);
+// Where in the 16 bytes a piece's zeros begin.
+template <class Format>
+DEVICE constexpr u32 zeros_skip_of(u32 piece) {
+    return group_of<Format>(piece) * GROUP_ZERO_BYTES % 16;
+}
 
 struct NoScales {
-    static DEVICE NoScales load(const Operands&, const u8*, u32) { return {}; }
-    static DEVICE NoScales read(const u8*, u32) { return {}; }
+    static DEVICE NoScales load(const u8*, const u8*) { return {}; }
 };
 
 template <u32 groups>
@@ -82,25 +107,13 @@ struct Int4Scales {
     u32 scales[groups];
     u32 zeros[groups];
 
-    static DEVICE Int4Scales load(const Operands& o, const u8* tile, u32 piece) {
-        u32 g = lane_index() / 4;
-        u32 group = groups == 2 ? 2 * piece : piece >> o.group_shift;
-        Int4Scales s;
-#pragma unroll
-        for (u32 i = 0; i < groups; i++) {
-            s.scales[i] = *reinterpret_cast<const u32*>(tile + o.scales_at + 32 * (group + i) + 4 * g);
-            s.zeros[i] = tile[o.zeros_at + 8 * (group + i) + g];
-        }
-        return s;
-    }
-    // In shared memory: the scales, then 16 bytes of zeros, of which the piece's begin at `zeros_skip`.
-    static DEVICE Int4Scales read(const u8* at, u32 zeros_skip) {
+    static DEVICE Int4Scales load(const u8* scales, const u8* zeros) {
         u32 g = lane_index() / 4;
         Int4Scales s;
 #pragma unroll
         for (u32 i = 0; i < groups; i++) {
-            s.scales[i] = *reinterpret_cast<const u32*>(at + 32 * i + 4 * g);
-            s.zeros[i] = at[32 * groups + zeros_skip + 8 * i + g];
+            s.scales[i] = *reinterpret_cast<const u32*>(scales + GROUP_SCALE_BYTES * i + 4 * g);
+            s.zeros[i] = zeros[GROUP_ZERO_BYTES * i + g];
         }
         return s;
     }
@@ -108,13 +121,12 @@ struct Int4Scales {
 
 // AWQ: (q - z) s, q and z from 0 to 15. Nibble i of word j is A's register i's low half of product j, nibble
 // i + 4 its high half.
-template <u32 groups>
+template <u32 group>
 struct Int4 {
     static constexpr u32 LOADS = 1;
-    static constexpr u32 SCALED_PARTS = groups;
-    static constexpr u32 SCALE_BYTES = 32 * groups;
-    static constexpr u32 ZERO_BYTES = 16;
-    using Scales = Int4Scales<groups>;
+    static constexpr u32 GROUP = group;
+    static constexpr bool HAS_ZEROS = true;
+    using Scales = Int4Scales<(group < PIECE_INPUTS ? PIECE_INPUTS / group : 1)>;
 
     // Put under the exponent of 1024, a nibble q in the lowest bits reads as 1024 + q, and one in the next
     // four bits as 1024 + 16 q. Both turn into q - z with one instruction, without rounding:
@@ -122,7 +134,7 @@ struct Int4 {
     static DEVICE void fragment(const Words4 (&w)[LOADS], const Scales& s, u32 j, u32 (&a)[4]) {
         constexpr u32 exponent = 0x64006400, low = 0x000f000f, high = 0x00f000f0, sixteenth = 0x2c002c00;
         constexpr u32 and_or = 0xea;  // (a & b) | c
-        u32 zeros = s.zeros[groups == 2 ? j / 2 : 0];
+        u32 zeros = s.zeros[group < PIECE_INPUTS ? j / 2 : 0];
         u32 bias_low = exponent | (zeros & 0xf) * 0x00010001;
         u32 bias_high = 0xd400d400 | (zeros & 0xf0) * 0x00010001;
         u32 first = j == 0 ? w[0].x : j == 1 ? w[0].y : j == 2 ? w[0].z : w[0].w;
@@ -137,9 +149,8 @@ struct Int4 {
 // fp16: the registers themselves, four products after one another.
 struct F16 {
     static constexpr u32 LOADS = 4;
-    static constexpr u32 SCALED_PARTS = 0;
-    static constexpr u32 SCALE_BYTES = 0;
-    static constexpr u32 ZERO_BYTES = 0;
+    static constexpr u32 GROUP = 0;
+    static constexpr bool HAS_ZEROS = false;
     using Scales = NoScales;
 
     static DEVICE void fragment(const Words4 (&w)[LOADS], const Scales&, u32 j, u32 (&a)[4]) {
@@ -153,12 +164,8 @@ struct F16 {
 struct Int8Scales {
     u32 scales[1];
 
-    static DEVICE Int8Scales load(const Operands& o, const u8* tile, u32 piece) {
-        u32 at = o.scales_at + 32 * (piece >> o.group_shift) + 4 * (lane_index() / 4);
-        return {{*reinterpret_cast<const u32*>(tile + at)}};
-    }
-    static DEVICE Int8Scales read(const u8* at, u32) {
-        return {{*reinterpret_cast<const u32*>(at + 4 * (lane_index() / 4))}};
+    static DEVICE Int8Scales load(const u8* scales, const u8*) {
+        return {{*reinterpret_cast<const u32*>(scales + 4 * (lane_index() / 4))}};
     }
 };
 
@@ -166,9 +173,8 @@ struct Int8Scales {
 // of A's registers 0, 1 and 2, 3 of product j.
 struct Int8 {
     static constexpr u32 LOADS = 2;
-    static constexpr u32 SCALED_PARTS = 1;
-    static constexpr u32 SCALE_BYTES = 32;
-    static constexpr u32 ZERO_BYTES = 0;
+    static constexpr u32 GROUP = 128;
+    static constexpr bool HAS_ZEROS = false;
     using Scales = Int8Scales;
 
     // A byte under the exponent of 1024 reads as 1024 + byte.
@@ -186,9 +192,8 @@ struct Int8 {
 // e4m3 codes in the order of `Int8`, a scale per output that is applied to the finished sums.
 struct Fp8 {
     static constexpr u32 LOADS = 2;
-    static constexpr u32 SCALED_PARTS = 0;
-    static constexpr u32 SCALE_BYTES = 0;
-    static constexpr u32 ZERO_BYTES = 0;
+    static constexpr u32 GROUP = 0;
+    static constexpr bool HAS_ZEROS = false;
     using Scales = NoScales;
 
     static DEVICE void fragment(const Words4 (&w)[LOADS], const Scales&, u32 j, u32 (&a)[4]) {

@@ -14,12 +14,10 @@ struct EmbedParams {
     float* to;
     u64 tile_bytes;
     u32 scales_at;
-    u32 group_shift;
     u32 drawn_stride;
     u32 hidden;
     // Rows of the table. A token beyond it gives zeros.
     u32 table_rows;
-    u32 padding;
 };
 
 // The token of a row; u32 max for none. One with the high bit set is the number of a record in `drawn`.
@@ -60,7 +58,7 @@ struct PackedInt8Table {
         const u8* tile = p.table + token / TILE_OUTPUTS * p.tile_bytes;
         const u8* load = tile + (at.piece * 2 + at.product / 2) * LOAD_BYTES;
         u32 byte = load[at.lane * 16 + at.product % 2 * 8 + at.reg * 2 + at.half];
-        const u8* scale = tile + p.scales_at + (at.piece >> p.group_shift) * 32 + r % 8 * 4 + r / 8 * 2;
+        const u8* scale = tile + p.scales_at + group_of<Int8>(at.piece) * GROUP_SCALE_BYTES + r % 8 * 4 + r / 8 * 2;
         return (static_cast<float>(byte) - 128.0f) * half_to_float(*reinterpret_cast<const u16*>(scale));
     }
 };

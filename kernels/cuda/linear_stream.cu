@@ -18,7 +18,10 @@
 //
 // A warp has up to DEPTH pieces under way in registers: 16 bytes by 32 lanes each. The first ones are asked
 // for before the previous kernel has ended, since weights never change, and arrive while the activations are
-// being prepared.
+// being prepared. Registers rather than a ring in shared memory (cp.async) because of the instructions: with a
+// ring a piece takes twice the 70 that it takes here, and at 4.3 TB/s each of a multiprocessor's four schedulers
+// has 110 to 125 cycles for one. The price is that a chunk's loads are waited for together, as a warp has only
+// six counters to wait on; the block's other warps, which are not in step, fill the gap.
 #include "linear.cuh"
 
 namespace linear {
@@ -39,7 +42,8 @@ struct StreamParams {
     u32 slice_pieces;
     // Of a tile in a slice.
     u32 rounds;
-    // Blocks of a slice, and what is dealt out to them: `units` of `unit_rounds` rounds.
+    // Blocks of a slice, and what is dealt out to them: `units` of `unit_rounds` rounds. The product of the
+    // first two fits into 32 bits.
     u32 blocks;
     u32 units;
     u32 unit_rounds;
@@ -47,11 +51,11 @@ struct StreamParams {
 };
 
 DEVICE u32 first_unit_of(const StreamParams& p, u32 block) {
-    return static_cast<u32>(static_cast<u64>(block) * p.units / p.blocks);
+    return block * p.units / p.blocks;
 }
 // Its inverse: the last block that begins at or before `unit`.
 DEVICE u32 block_of(const StreamParams& p, u32 unit) {
-    return static_cast<u32>((static_cast<u64>(unit + 1) * p.blocks - 1) / p.units);
+    return ((unit + 1) * p.blocks - 1) / p.units;
 }
 
 // Activations in shared memory: fp16 [rows][slice], each row followed by 64 bytes that shift the next one by
@@ -129,7 +133,7 @@ struct Piece {
 template <class Format, u32 row_tiles>
 DEVICE void multiply_piece(const Piece<Format>& piece, const u8* const (&rows)[row_tiles], u32 at,
                            Floats4 (&sums)[row_tiles]) {
-    constexpr u32 parts = Format::SCALED_PARTS;
+    constexpr u32 parts = PARTS<Format>;
     float part[row_tiles][4];
 #pragma unroll
     for (u32 half = 0; half < 2; half++) {
@@ -173,8 +177,7 @@ DEVICE void multiply_piece(const Piece<Format>& piece, const u8* const (&rows)[r
     }
 }
 
-// Where a block is on its line: up to DEPTH rounds of one tile.
-template <u32 depth>
+// Where a warp is on its block's line: up to DEPTH rounds of one tile.
 struct Chunk {
     u32 tile;
     // Of the tile, in the slice.
@@ -183,23 +186,13 @@ struct Chunk {
     u32 count;
     // Rounds that the block has from the chunk's first on.
     u32 left;
-
-    // Cuts at the ends of the tile and of the block's part.
-    DEVICE void measure(u32 rounds) {
-        count = rounds - round;
-        if (count > left) count = left;
-        if (count > depth) count = depth;
-    }
-    DEVICE bool ends_segment(u32 rounds) const { return round + count == rounds || count == left; }
-    DEVICE void advance(u32 rounds) {
-        round += count;
-        left -= count;
-        if (round == rounds) {
-            round = 0;
-            tile++;
-        }
-        measure(rounds);
-    }
+    // Rounds of the chunk in which there is a piece for this warp.
+    u32 pieces;
+    // The lane's weights of the first of these, and the scales and zeros of its group. The next are at fixed
+    // distances, so that a load costs no arithmetic.
+    const u8* words;
+    const u8* scales;
+    const u8* zeros;
 };
 
 // One warp: adds the warps' sums and, when it is the last to have some of this tile, finishes the tile.
@@ -259,23 +252,36 @@ DEVICE void stream(const StreamParams& p) {
     float* squares = reinterpret_cast<float*>(sums_of_warps + 2 * WARPS * row_tiles * WARP);
     u8* activations = reinterpret_cast<u8*>(squares + 8 * row_tiles * WARPS);
 
+    // Sets all of a chunk from its tile, its round and the rounds that are left.
+    auto locate = [&](Chunk& chunk) {
+        u32 count = p.rounds - chunk.round;
+        if (count > chunk.left) count = chunk.left;
+        if (count > depth) count = depth;
+        u32 number = first_piece + chunk.round * WARPS + warp;
+        u32 pieces = number < slice_end ? (slice_end - number + WARPS - 1) / WARPS : 0;
+        chunk.count = count;
+        chunk.pieces = pieces < count ? pieces : count;
+        const u8* tile = o.weights + chunk.tile * o.tile_bytes;
+        chunk.words = tile + number * WEIGHT_BYTES<Format> + 16 * lane;
+        chunk.scales = tile + o.scales_at + group_of<Format>(number) * GROUP_SCALE_BYTES;
+        chunk.zeros = tile + o.zeros_at + group_of<Format>(number) * GROUP_ZERO_BYTES;
+    };
     u32 first_round = first_unit_of(p, block) * p.unit_rounds;
-    Chunk<depth> now;
+    Chunk now;
     now.tile = first_round / p.rounds;
     now.round = first_round % p.rounds;
     now.left = first_unit_of(p, block + 1) * p.unit_rounds - first_round;
-    now.measure(p.rounds);
+    locate(now);
 
     Piece<Format> pieces[depth];
-    auto fetch = [&](const Chunk<depth>& chunk, u32 i) {
-        u32 number = first_piece + (chunk.round + i) * WARPS + warp;
-        if (i < chunk.count && number < slice_end) {
-            const u8* tile = o.weights + chunk.tile * o.tile_bytes;
-            const u8* from = tile + static_cast<u64>(number) * (LOAD_BYTES * Format::LOADS) + 16 * lane;
+    auto fetch = [&](const Chunk& chunk, u32 i) {
+        if (i >= chunk.pieces) return;
 #pragma unroll
-            for (u32 k = 0; k < Format::LOADS; k++) pieces[i].words[k] = load_weights(from + LOAD_BYTES * k);
-            pieces[i].scales = Format::Scales::load(o, tile, number);
-        }
+        for (u32 k = 0; k < Format::LOADS; k++)
+            pieces[i].words[k] = load_weights(chunk.words + LOAD_BYTES * (i * WARPS * Format::LOADS + k));
+        u32 groups = group_of<Format>(i * WARPS);
+        pieces[i].scales =
+            Format::Scales::load(chunk.scales + groups * GROUP_SCALE_BYTES, chunk.zeros + groups * GROUP_ZERO_BYTES);
     };
 #pragma unroll
     for (u32 i = 0; i < depth; i++) fetch(now, i);
@@ -299,16 +305,23 @@ DEVICE void stream(const StreamParams& p) {
 
     Floats4 sums[row_tiles] = {};
     for (u32 segment = 0; now.count > 0;) {
-        Chunk<depth> next = now;
-        next.advance(p.rounds);
+        Chunk next = now;
+        next.round += now.count;
+        next.left -= now.count;
+        bool ends_tile = next.round == p.rounds;
+        if (ends_tile) {
+            next.round = 0;
+            next.tile++;
+        }
+        locate(next);
+        u32 at = (now.round * WARPS + warp) * 2 * PIECE_INPUTS;
 #pragma unroll
         for (u32 i = 0; i < depth; i++) {
-            u32 in_slice = (now.round + i) * WARPS + warp;
-            if (i < now.count && first_piece + in_slice < slice_end)
-                multiply_piece<Format, row_tiles>(pieces[i], rows, in_slice * 2 * PIECE_INPUTS, sums);
+            if (i < now.pieces)
+                multiply_piece<Format, row_tiles>(pieces[i], rows, at + i * WARPS * 2 * PIECE_INPUTS, sums);
             fetch(next, i);
         }
-        if (now.ends_segment(p.rounds)) {
+        if (ends_tile || next.left == 0) {
             Floats4* buffer = sums_of_warps + segment % 2 * (WARPS * row_tiles * WARP);
 #pragma unroll
             for (u32 i = 0; i < row_tiles; i++) {
@@ -336,8 +349,9 @@ DEVICE void stream(const StreamParams& p) {
         linear::stream<linear::Format, 2, depth_16>(p);                                                      \
     }
 
-STREAM_KERNELS(int4, Int4<1>, 7, 7)
-STREAM_KERNELS(int4_g32, Int4<2>, 6, 5)
+STREAM_KERNELS(int4_g128, Int4<128>, 7, 7)
+STREAM_KERNELS(int4_g64, Int4<64>, 7, 7)
+STREAM_KERNELS(int4_g32, Int4<32>, 6, 5)
 STREAM_KERNELS(f16, F16, 3, 2)
 STREAM_KERNELS(int8, Int8, 4, 4)
 STREAM_KERNELS(fp8, Fp8, 4, 4)

@@ -42,10 +42,8 @@ template <class Format, u32 row_warps>
 struct Stage {
     static constexpr u32 THREADS = TILE_WARPS * row_warps * WARP;
     static constexpr u32 ROWS = row_warps * WARP_ROWS;
-    static constexpr u32 TILE_BYTES = Format::LOADS * LOAD_BYTES;
-    static constexpr u32 EXTRA_BYTES = Format::SCALE_BYTES + Format::ZERO_BYTES;
-    static constexpr u32 EXTRAS_AT = BLOCK_TILES * TILE_BYTES;
-    static constexpr u32 ACTIVATIONS_AT = EXTRAS_AT + BLOCK_TILES * EXTRA_BYTES;
+    static constexpr u32 EXTRAS_AT = BLOCK_TILES * WEIGHT_BYTES<Format>;
+    static constexpr u32 ACTIVATIONS_AT = EXTRAS_AT + BLOCK_TILES * EXTRA_BYTES<Format>;
     static constexpr u32 BYTES = ACTIVATIONS_AT + ROWS * 2 * PIECE_INPUTS;
 
     // Tiles behind the last are read as that one's weights; nothing is written for them.
@@ -53,26 +51,22 @@ struct Stage {
         u32 tile = first_tile + i < o.tiles ? first_tile + i : o.tiles - 1;
         return o.weights + tile * o.tile_bytes;
     }
-    static DEVICE u32 zeros_of(const Operands& o, u32 piece) {
-        return Format::SCALED_PARTS == 2 ? 16 * piece : 8 * (piece >> o.group_shift);
-    }
-
     static DEVICE void copy_weights(const Operands& o, u8* stage, u32 first_tile, u32 piece) {
-        constexpr u32 chunks = TILE_BYTES / 16;
+        constexpr u32 chunks = WEIGHT_BYTES<Format> / 16;
 #pragma unroll
         for (u32 i = 0; i < BLOCK_TILES * chunks / THREADS; i++) {
             u32 chunk = i * THREADS + thread_index();
             const u8* from = tile(o, first_tile, chunk / chunks);
-            copy_async_16(stage + 16 * chunk, from + static_cast<u64>(piece) * TILE_BYTES + chunk % chunks * 16, true);
+            copy_async_16(stage + 16 * chunk, from + static_cast<u64>(piece) * WEIGHT_BYTES<Format> + chunk % chunks * 16, true);
         }
-        constexpr u32 extras = EXTRA_BYTES / 16;
+        constexpr u32 extras = EXTRA_BYTES<Format> / 16;
         if constexpr (extras > 0) {
             if (thread_index() < BLOCK_TILES * extras) {
                 u32 i = thread_index() / extras, byte = thread_index() % extras * 16;
-                u32 group = Format::SCALED_PARTS == 2 ? 2 * piece : piece >> o.group_shift;
-                u32 at = byte < Format::SCALE_BYTES ? o.scales_at + 32 * group + byte
-                                                    : o.zeros_at + zeros_of(o, piece) / 16 * 16;
-                copy_async_16(stage + EXTRAS_AT + i * EXTRA_BYTES + byte, tile(o, first_tile, i) + at, true);
+                u32 group = group_of<Format>(piece);
+                u32 at = byte < SCALE_BYTES<Format> ? o.scales_at + group * GROUP_SCALE_BYTES + byte
+                                                    : o.zeros_at + group * GROUP_ZERO_BYTES / 16 * 16;
+                copy_async_16(stage + EXTRAS_AT + i * EXTRA_BYTES<Format> + byte, tile(o, first_tile, i) + at, true);
             }
         }
     }
@@ -99,8 +93,8 @@ DEVICE void scaled_fragments(const Words4 (&words)[Format::LOADS], const typenam
 #pragma unroll
     for (u32 j = 0; j < 2; j++) {
         Format::fragment(words, scales, 2 * half + j, a[j]);
-        if constexpr (Format::SCALED_PARTS > 0) {
-            u32 both = scales.scales[Format::SCALED_PARTS == 2 ? half : 0];
+        if constexpr (PARTS<Format> > 0) {
+            u32 both = scales.scales[PARTS<Format> == 2 ? half : 0];
             u32 low = pick_bytes(both, 0, 0x1010), high = pick_bytes(both, 0, 0x3232);
 #pragma unroll
             for (u32 i = 0; i < 4; i++) a[j][i] = multiply_pairs(a[j][i], i % 2 ? high : low);
@@ -119,10 +113,11 @@ DEVICE void multiply_stage(const u8* stage, u32 zeros_skip, u32 first_tile, u32 
     typename Format::Scales scales[WARP_TILES];
 #pragma unroll
     for (u32 i = 0; i < WARP_TILES; i++) {
-        const u8* from = stage + (first_tile + i) * Layout::TILE_BYTES + 16 * lane;
+        const u8* from = stage + (first_tile + i) * WEIGHT_BYTES<Format> + 16 * lane;
 #pragma unroll
         for (u32 k = 0; k < Format::LOADS; k++) words[i][k] = *reinterpret_cast<const Words4*>(from + LOAD_BYTES * k);
-        scales[i] = Format::Scales::read(stage + Layout::EXTRAS_AT + (first_tile + i) * Layout::EXTRA_BYTES, zeros_skip);
+        const u8* extras = stage + Layout::EXTRAS_AT + (first_tile + i) * EXTRA_BYTES<Format>;
+        scales[i] = Format::Scales::load(extras, extras + SCALE_BYTES<Format> + zeros_skip);
     }
     const u8* activations = stage + Layout::ACTIVATIONS_AT;
 #pragma unroll
@@ -184,7 +179,7 @@ DEVICE void tile_product(const TileParams& p) {
             Layout::copy_activations(o, stage, first_row, first_piece + ahead);
         }
         copy_async_commit();
-        u32 zeros_skip = Layout::zeros_of(o, first_piece + i) % 16;
+        u32 zeros_skip = zeros_skip_of<Format>(first_piece + i);
         multiply_stage<Format, row_warps>(shared + slot * Layout::BYTES, zeros_skip, warp_tile, warp_row, row_tiles, sums);
         free_slot = slot;
         slot = slot + 1 == stages ? 0 : slot + 1;
@@ -249,8 +244,9 @@ DEVICE void tile_product(const TileParams& p) {
         linear::tile_product<linear::Format, 2, stages_128>(p);                                              \
     }
 
-TILE_KERNELS(int4, Int4<1>, 3, 4)
-TILE_KERNELS(int4_g32, Int4<2>, 3, 4)
+TILE_KERNELS(int4_g128, Int4<128>, 3, 4)
+TILE_KERNELS(int4_g64, Int4<64>, 3, 4)
+TILE_KERNELS(int4_g32, Int4<32>, 3, 4)
 TILE_KERNELS(f16, F16, 3, 3)
 TILE_KERNELS(int8, Int8, 3, 4)
 TILE_KERNELS(fp8, Fp8, 3, 4)

@@ -2,7 +2,6 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::launch::group_shift;
 use super::{Format, Linear, Pairing};
 use crate::device::{Buffer, Device, DeviceError, Launch};
 
@@ -66,7 +65,6 @@ pub fn embed(
             params.table_rows = spec.output as u32;
             params.tile_bytes = spec.tile_bytes() as u64;
             params.scales_at = spec.scales_at() as u32;
-            params.group_shift = group_shift(spec.format);
             match spec.format {
                 Format::F16 => "linear_embed_f16",
                 Format::Int8 => "linear_embed_int8",
@@ -94,9 +92,7 @@ struct EmbedParams {
     to: u64,
     tile_bytes: u64,
     scales_at: u32,
-    group_shift: u32,
     drawn_stride: u32,
     hidden: u32,
     table_rows: u32,
-    padding: u32,
 }

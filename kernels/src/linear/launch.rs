@@ -240,6 +240,8 @@ impl StreamPlan {
         let (tiles, rounds) = (spec.tiles(), slice_pieces.div_ceil(STREAM_WARPS));
         let most = tiles.div_ceil(card);
         let even = 100 * most * card <= 103 * tiles;
+        // The kernels compute with such products in 32 bits.
+        assert!(tiles * rounds * card <= u32::MAX as usize, "{spec:?} is too large");
         let (units, unit_rounds) = if even || rounds == 1 { (tiles, rounds) } else { (tiles * rounds, 1) };
         let blocks =
             if unit_rounds == 1 && rounds > 1 { card.min(units / 2) } else { card.min(units) }.max(1);
@@ -281,7 +283,7 @@ struct TileVariant {
 
 impl TileVariant {
     fn new(format: Format, rows: usize) -> Self {
-        // Scales and zeros of a tile that belong to a piece.
+        // Scales and zeros of a piece; the latter copied 16 bytes at a time.
         let extras = match format {
             Format::Int4 { group: 32 } => 64 + 16,
             Format::Int4 { .. } => 32 + 16,
@@ -340,8 +342,10 @@ fn stream_kernel(format: Format, row_tiles: usize) -> &'static str {
     match (format, row_tiles) {
         (Format::Int4 { group: 32 }, 1) => "linear_stream_int4_g32_8",
         (Format::Int4 { group: 32 }, _) => "linear_stream_int4_g32_16",
-        (Format::Int4 { .. }, 1) => "linear_stream_int4_8",
-        (Format::Int4 { .. }, _) => "linear_stream_int4_16",
+        (Format::Int4 { group: 64 }, 1) => "linear_stream_int4_g64_8",
+        (Format::Int4 { .. }, 1) => "linear_stream_int4_g128_8",
+        (Format::Int4 { group: 64 }, _) => "linear_stream_int4_g64_16",
+        (Format::Int4 { .. }, _) => "linear_stream_int4_g128_16",
         (Format::F16, 1) => "linear_stream_f16_8",
         (Format::F16, _) => "linear_stream_f16_16",
         (Format::Int8, 1) => "linear_stream_int8_8",
@@ -355,8 +359,10 @@ fn tile_kernel(format: Format, rows: usize) -> &'static str {
     match (format, rows) {
         (Format::Int4 { group: 32 }, 64) => "linear_tile_int4_g32_64",
         (Format::Int4 { group: 32 }, _) => "linear_tile_int4_g32_128",
-        (Format::Int4 { .. }, 64) => "linear_tile_int4_64",
-        (Format::Int4 { .. }, _) => "linear_tile_int4_128",
+        (Format::Int4 { group: 64 }, 64) => "linear_tile_int4_g64_64",
+        (Format::Int4 { .. }, 64) => "linear_tile_int4_g128_64",
+        (Format::Int4 { group: 64 }, _) => "linear_tile_int4_g64_128",
+        (Format::Int4 { .. }, _) => "linear_tile_int4_g128_128",
         (Format::F16, 64) => "linear_tile_f16_64",
         (Format::F16, _) => "linear_tile_f16_128",
         (Format::Int8, 64) => "linear_tile_int8_64",
@@ -387,12 +393,12 @@ struct OperandBlock {
     tile_bytes: u64,
     scales_at: u32,
     zeros_at: u32,
-    group_shift: u32,
     pieces: u32,
     tiles: u32,
     input: u32,
     rows: u32,
     epsilon: f32,
+    padding: u32,
 }
 
 impl OperandBlock {
@@ -406,12 +412,12 @@ impl OperandBlock {
             tile_bytes: spec.tile_bytes() as u64,
             scales_at: spec.scales_at() as u32,
             zeros_at: spec.zeros_at() as u32,
-            group_shift: group_shift(spec.format),
             pieces: spec.pieces() as u32,
             tiles: spec.tiles() as u32,
             input: spec.input as u32,
             rows: rows as u32,
             epsilon: 0.0,
+            padding: 0,
         };
         match input {
             Input::F16(activations) => {
@@ -427,11 +433,6 @@ impl OperandBlock {
         }
         block
     }
-}
-
-/// By how much a piece's number is shifted to give its group's.
-pub(super) fn group_shift(format: Format) -> u32 {
-    format.group().map_or(0, |group| (group / PIECE_INPUTS).max(1).trailing_zeros())
 }
 
 /// `linear::Epilogue` of `cuda/linear.cuh`.
