@@ -5,10 +5,16 @@
 #include "attention_narrow.cuh"
 #include "attention_wide.cuh"
 
-#define ATTENTION(head_dim, format, f8)                                                                      \
-    KERNEL(attention_narrow_##format##_##head_dim, AttentionParams, 128, 2) { attention_narrow<head_dim, f8>(p); } \
-    KERNEL(attention_wide_##format##_##head_dim, AttentionParams, 128, 2) { attention_wide<head_dim, f8, 1>(p); }  \
-    KERNEL(attention_tall_##format##_##head_dim, AttentionParams, 128, 2) { attention_wide<head_dim, f8, 2>(p); }
+#define ATTENTION(head_dim, format, f8)                                       \
+    KERNEL(attention_narrow_##format##_##head_dim, AttentionParams, 128, 2) { \
+        attention_narrow<head_dim, f8>(p);                                    \
+    }                                                                         \
+    KERNEL(attention_wide_##format##_##head_dim, AttentionParams, 128, 2) {   \
+        attention_wide<head_dim, f8, 1>(p);                                   \
+    }                                                                         \
+    KERNEL(attention_tall_##format##_##head_dim, AttentionParams, 128, 2) {   \
+        attention_wide<head_dim, f8, 2>(p);                                   \
+    }
 
 ATTENTION(64, f16, false)
 ATTENTION(64, f8, true)

@@ -19,8 +19,8 @@
 #include "float8.cuh"
 #include "primitives.cuh"
 
-constexpr u32 PAGE = 16;       // Tokens in a block of the cache.
-constexpr u32 KEY_TILE = 64;   // The range of a split is a multiple of this many keys.
+constexpr u32 PAGE = 16;      // Tokens in a block of the cache.
+constexpr u32 KEY_TILE = 64;  // The range of a split is a multiple of this many keys.
 constexpr u32 MAX_SPLITS = 64;
 
 // The running maximum before anything was seen: finite, so that no difference is NaN, a power of two, so that
@@ -39,30 +39,36 @@ struct AttentionItem {
 
 struct AttentionParams {
     const AttentionItem* items;
-    const u16* q;        // [row][heads][head_dim]
-    const u8* keys;      // [block][kv head][16][head_dim]
+    const u16* q;    // [row][heads][head_dim]
+    const u8* keys;  // [block][kv head][16][head_dim]
     const u8* values;
     const u32* block_tables;
-    u16* out;            // [row][heads][head_dim]
-    float* sums;         // [item][kv head][split][packed row][head_dim], unnormalised
-    float* weights;      // [item][kv head][split][packed row][2]: maximum (in powers of two), sum of weights
-    u32 group;           // Query heads to a head of the cache.
+    u16* out;        // [row][heads][head_dim]
+    float* sums;     // [item][kv head][split][packed row][head_dim], unnormalised
+    float* weights;  // [item][kv head][split][packed row][2]: maximum (in powers of two), sum of weights
+    u32 group;       // Query heads to a head of the cache.
     u32 splits;
-    float scale;         // log2(e) / sqrt(head_dim)
+    float scale;  // log2(e) / sqrt(head_dim)
     u32 unused;
 };
 
 // ---- Items and splits -------------------------------------------------------------------------------------
 
-DEVICE u32 item_keys(const AttentionItem& item) { return item.rows == 0 ? 0 : item.first_position + item.rows; }
+DEVICE u32 item_keys(const AttentionItem& item) {
+    return item.rows == 0 ? 0 : item.first_position + item.rows;
+}
 
 DEVICE u32 divide_up(u32 a, u32 b) { return (a + b - 1) / b; }
 
 // Keys of one split, all but the last used one.
-DEVICE u32 keys_per_split(u32 keys, u32 splits) { return divide_up(divide_up(keys, KEY_TILE), splits) * KEY_TILE; }
+DEVICE u32 keys_per_split(u32 keys, u32 splits) {
+    return divide_up(divide_up(keys, KEY_TILE), splits) * KEY_TILE;
+}
 
 // Splits that have keys.
-DEVICE u32 used_splits(u32 keys, u32 splits) { return keys == 0 ? 0 : divide_up(keys, keys_per_split(keys, splits)); }
+DEVICE u32 used_splits(u32 keys, u32 splits) {
+    return keys == 0 ? 0 : divide_up(keys, keys_per_split(keys, splits));
+}
 
 struct KeyRange {
     u32 first, end;
@@ -76,7 +82,8 @@ DEVICE KeyRange split_range(u32 keys, u32 splits, u32 split) {
 }
 
 // Where a packed row's head starts in the queries and in the output.
-DEVICE u64 packed_row_offset(const AttentionItem& item, u32 row, u32 group, u32 kv_head, u32 kv_heads, u32 head_dim) {
+DEVICE u64 packed_row_offset(const AttentionItem& item, u32 row, u32 group, u32 kv_head, u32 kv_heads,
+                             u32 head_dim) {
     u64 token = item.first_row + row / group;
     return ((token * kv_heads + kv_head) * group + row % group) * head_dim;
 }
@@ -155,7 +162,8 @@ DEVICE float whole_sum(const RowState& row) {
 // Puts -infinity where a key lies beyond its row's last position. `first_key` is the position of score 0's
 // first column; tiles of eight keys follow one another.
 template <u32 tiles>
-DEVICE void mask_scores(float (&scores)[tiles][4], u32 first_key, u32 last_position_low, u32 last_position_high) {
+DEVICE void mask_scores(float (&scores)[tiles][4], u32 first_key, u32 last_position_low,
+                        u32 last_position_high) {
     const float excluded = float_of_bits(0xff800000);
 #pragma unroll
     for (u32 i = 0; i < tiles; ++i) {
@@ -170,8 +178,8 @@ DEVICE void mask_scores(float (&scores)[tiles][4], u32 first_key, u32 last_posit
 // The weights of sixteen keys (two accumulator tiles) as the left operand of the product with the values:
 // the layouts agree, nothing moves between lanes.
 DEVICE void weights_to_fragment(u32 (&to)[4], const float (&low)[4], const float (&high)[4]) {
-    to[0] = floats_to_pair(low[0], low[1]);
-    to[1] = floats_to_pair(low[2], low[3]);
-    to[2] = floats_to_pair(high[0], high[1]);
-    to[3] = floats_to_pair(high[2], high[3]);
+    to[0] = small_floats_to_pair(low[0], low[1]);
+    to[1] = small_floats_to_pair(low[2], low[3]);
+    to[2] = small_floats_to_pair(high[0], high[1]);
+    to[3] = small_floats_to_pair(high[2], high[3]);
 }

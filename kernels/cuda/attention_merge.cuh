@@ -25,13 +25,16 @@ template <>
 struct LaneNumbers<4> {
     using Words = Words4;
     static DEVICE void spread(float (&to)[4], Words4 v) {
-        to[0] = float_of_bits(v.x), to[1] = float_of_bits(v.y), to[2] = float_of_bits(v.z), to[3] = float_of_bits(v.w);
+        to[0] = float_of_bits(v.x), to[1] = float_of_bits(v.y);
+        to[2] = float_of_bits(v.z), to[3] = float_of_bits(v.w);
     }
 };
 template <>
 struct LaneNumbers<2> {
     using Words = Words2;
-    static DEVICE void spread(float (&to)[2], Words2 v) { to[0] = float_of_bits(v.x), to[1] = float_of_bits(v.y); }
+    static DEVICE void spread(float (&to)[2], Words2 v) {
+        to[0] = float_of_bits(v.x), to[1] = float_of_bits(v.y);
+    }
 };
 
 template <u32 head_dim>
@@ -51,7 +54,8 @@ DEVICE void attention_merge(const AttentionMergeParams& p) {
     for (u32 i = 0; i < MOST; ++i) {
         const u32 split = warp + WARPS * i;
         if (split < used) {
-            const float* part = p.sums + (first + static_cast<u64>(split) * grid_z()) * head_dim + lane * NUMBERS;
+            const float* part =
+                p.sums + (first + static_cast<u64>(split) * grid_z()) * head_dim + lane * NUMBERS;
             parts[i] = *reinterpret_cast<const typename Lane::Words*>(part);
         }
     }
@@ -61,7 +65,8 @@ DEVICE void attention_merge(const AttentionMergeParams& p) {
     for (u32 i = 0; i < 2; ++i) {
         const u32 split = lane + WARP * i;
         if (split < used) {
-            const Words2 part = *reinterpret_cast<const Words2*>(p.weights + 2 * (first + static_cast<u64>(split) * grid_z()));
+            const Words2 part = *reinterpret_cast<const Words2*>(
+                p.weights + 2 * (first + static_cast<u64>(split) * grid_z()));
             max[i] = float_of_bits(part.x);
             sum[i] = float_of_bits(part.y);
         }

@@ -53,13 +53,15 @@ struct LaneQueries {
     static DEVICE void load_row(Words4 (&to)[head_dim / 32], const u16* row, u32 t) {
 #pragma unroll
         for (u32 c = 0; c < head_dim / 32; ++c) {
-            to[c] = row == nullptr ? Words4{0, 0, 0, 0} : *reinterpret_cast<const Words4*>(row + 32 * c + 8 * t);
+            to[c] =
+                row == nullptr ? Words4{0, 0, 0, 0} : *reinterpret_cast<const Words4*>(row + 32 * c + 8 * t);
         }
     }
 };
 
 template <u32 head_dim, bool f8>
-DEVICE void page_scores(float (&scores)[2][4], const LaneQueries<head_dim>& q, const LanePage<head_dim, f8>& page) {
+DEVICE void page_scores(float (&scores)[2][4], const LaneQueries<head_dim>& q,
+                        const LanePage<head_dim, f8>& page) {
 #pragma unroll
     for (u32 i = 0; i < 2; ++i) {
         scores[i][0] = scores[i][1] = scores[i][2] = scores[i][3] = 0.0f;
@@ -169,7 +171,8 @@ DEVICE void attention_narrow(const AttentionParams& p) {
     };
     LaneQueries<head_dim>::load_row(q.low, query_row(g), t);
     LaneQueries<head_dim>::load_row(q.high, query_row(g + 8), t);
-    const u32 last_low = item.first_position + g / p.group, last_high = item.first_position + (g + 8) / p.group;
+    const u32 last_low = item.first_position + g / p.group;
+    const u32 last_high = item.first_position + (g + 8) / p.group;
 
     RowState low, high;
     float sums[head_dim / 64][8][4] = {};
@@ -230,9 +233,11 @@ DEVICE void attention_narrow(const AttentionParams& p) {
         } else {
             const u64 at = partial_index(item_index, kv_head, kv_heads, split, p.splits, row, NARROW_ROWS);
             *reinterpret_cast<Words4*>(p.sums + at * head_dim + number) = {
-                bits_of_float(total[0]), bits_of_float(total[1]), bits_of_float(total[2]), bits_of_float(total[3])};
+                bits_of_float(total[0]), bits_of_float(total[1]), bits_of_float(total[2]),
+                bits_of_float(total[3])};
             if (number == 0) {
-                *reinterpret_cast<Words2*>(p.weights + 2 * at) = {bits_of_float(max * p.scale), bits_of_float(sum)};
+                *reinterpret_cast<Words2*>(p.weights + 2 * at) = {bits_of_float(max * p.scale),
+                                                                  bits_of_float(sum)};
             }
         }
     }

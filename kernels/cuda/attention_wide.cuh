@@ -54,14 +54,16 @@ DEVICE void start_tile(const AttentionParams& p, WideShared<head_dim, f8, tiles>
     constexpr u32 CHUNKS = head_dim / CHUNK;             // Chunks in a row.
     constexpr u32 ROWS_AT_ONCE = WIDE_THREADS / CHUNKS;  // 8, 16 or 32.
     constexpr u32 STEPS = KEY_TILE / ROWS_AT_ONCE;
-    [[maybe_unused]] constexpr u32 UNROLLED = tiles > 1 && STEPS > 2 ? 2 : STEPS;  // `tall` has no registers to spare.
+    // `tall` has no registers to spare.
+    [[maybe_unused]] constexpr u32 UNROLLED = tiles > 1 && STEPS > 2 ? 2 : STEPS;
     const u32 chunk = thread_index() % CHUNKS;
 #pragma unroll UNROLLED
     for (u32 i = 0; i < STEPS; ++i) {
         const u32 row = thread_index() / CHUNKS + i * ROWS_AT_ONCE;
         const bool valid = first_key + row < keys;
         const u32 position = valid ? first_key + row : keys - 1;
-        const u64 token = (static_cast<u64>(table[position / PAGE]) * grid_y() + block_y()) * PAGE + position % PAGE;
+        const u64 token =
+            (static_cast<u64>(table[position / PAGE]) * grid_y() + block_y()) * PAGE + position % PAGE;
         const u64 from = (token * head_dim + chunk * CHUNK) * Stored<f8>::BYTES;
         void *key, *value;
         if constexpr (f8) {
@@ -107,7 +109,9 @@ struct WarpQueries<head_dim, 1> {
         const u16* low = row(lane_index() / 4);
         const u16* high = row(lane_index() / 4 + 8);
         const u32 column = 2 * (lane_index() % 4);
-        auto pair = [](const u16* from, u32 at) { return from == nullptr ? 0 : *reinterpret_cast<const u32*>(from + at); };
+        auto pair = [](const u16* from, u32 at) {
+            return from == nullptr ? 0 : *reinterpret_cast<const u32*>(from + at);
+        };
 #pragma unroll
         for (u32 k = 0; k < head_dim / 16; ++k) {
             fragments[k][0] = pair(low, 16 * k + column);
@@ -139,14 +143,15 @@ struct WarpQueries<head_dim, 2> {
     DEVICE void fragment(u32 (&to)[2][4], const u16* queries, u32 k) const {
 #pragma unroll
         for (u32 i = 0; i < 2; ++i) {
-            load_matrices(to[i], queries + swizzled<head_dim>(16 * i + lane_index() % 16, 2 * k + lane_index() / 16));
+            load_matrices(
+                to[i], queries + swizzled<head_dim>(16 * i + lane_index() % 16, 2 * k + lane_index() / 16));
         }
     }
 };
 
 template <u32 head_dim, u32 tiles>
-DEVICE void score_keys(float (&scores)[tiles][KEYS_AT_ONCE<tiles> / 8][4], const WarpQueries<head_dim, tiles>& q,
-                       const u16* queries, const u16* keys) {
+DEVICE void score_keys(float (&scores)[tiles][KEYS_AT_ONCE<tiles> / 8][4],
+                       const WarpQueries<head_dim, tiles>& q, const u16* queries, const u16* keys) {
     const u32 matrix = lane_index() / 8, row = lane_index() % 8;
 #pragma unroll
     for (u32 i = 0; i < tiles; ++i) {
@@ -162,7 +167,8 @@ DEVICE void score_keys(float (&scores)[tiles][KEYS_AT_ONCE<tiles> / 8][4], const
 #pragma unroll
         for (u32 j = 0; j < KEYS_AT_ONCE<tiles> / 16; ++j) {
             u32 right[4];
-            load_matrices(right, keys + swizzled<head_dim>(16 * j + 8 * (matrix / 2) + row, 2 * k + matrix % 2));
+            load_matrices(right,
+                          keys + swizzled<head_dim>(16 * j + 8 * (matrix / 2) + row, 2 * k + matrix % 2));
 #pragma unroll
             for (u32 i = 0; i < tiles; ++i) {
                 multiply_add(scores[i][2 * j], left[i], {right[0], right[1]});
@@ -180,11 +186,14 @@ DEVICE void add_values(float (&sums)[tiles][head_dim / 8][4],
     for (u32 k = 0; k < KEYS_AT_ONCE<tiles> / 16; ++k) {
         u32 left[tiles][4];
 #pragma unroll
-        for (u32 i = 0; i < tiles; ++i) weights_to_fragment(left[i], weights[i][2 * k], weights[i][2 * k + 1]);
+        for (u32 i = 0; i < tiles; ++i) {
+            weights_to_fragment(left[i], weights[i][2 * k], weights[i][2 * k + 1]);
+        }
 #pragma unroll
         for (u32 j = 0; j < head_dim / 16; ++j) {
             u32 right[4];
-            load_matrices_transposed(right, values + swizzled<head_dim>(16 * k + 8 * (matrix % 2) + row, 2 * j + matrix / 2));
+            load_matrices_transposed(
+                right, values + swizzled<head_dim>(16 * k + 8 * (matrix % 2) + row, 2 * j + matrix / 2));
 #pragma unroll
             for (u32 i = 0; i < tiles; ++i) {
                 multiply_add(sums[i][2 * j], left[i], {right[0], right[1]});
@@ -199,7 +208,8 @@ DEVICE void attention_wide(const AttentionParams& p) {
     constexpr u32 WARP_ROWS = 16 * tiles, BLOCK_ROWS = WARP_ROWS * WIDE_WARPS, KEYS = KEYS_AT_ONCE<tiles>;
     auto& shared = *reinterpret_cast<WideShared<head_dim, f8, tiles>*>(shared_memory());
     // The last items of a prompt have most keys; they start first.
-    const u32 item_index = grid_x() - 1 - block_x(), kv_head = block_y(), kv_heads = grid_y(), split = block_z();
+    const u32 item_index = grid_x() - 1 - block_x(), split = block_z();
+    const u32 kv_head = block_y(), kv_heads = grid_y();
     let_next_kernel_start();
     // Items, tables and older pages are older than any kernel of this step.
     const AttentionItem item = p.items[item_index];
@@ -224,8 +234,9 @@ DEVICE void attention_wide(const AttentionParams& p) {
     WarpQueries<head_dim, tiles> q;
     q.load(queries, [&](u32 row) { return first_row + row < packed_rows ? p.q + row_start(row) : nullptr; });
     const u32 last_row = first_row + WARP_ROWS < packed_rows ? first_row + WARP_ROWS - 1 : packed_rows - 1;
-    const u32 warp_first = item.first_position + first_row / p.group;  // The last position its first row sees,
-    const u32 warp_last = item.first_position + last_row / p.group;    // and its last row.
+    // The last position that the warp's first row sees, and its last row.
+    const u32 warp_first = item.first_position + first_row / p.group;
+    const u32 warp_last = item.first_position + last_row / p.group;
     const bool has_rows = first_row < packed_rows;
 
     RowState low[tiles], high[tiles];
@@ -285,7 +296,8 @@ DEVICE void attention_wide(const AttentionParams& p) {
                         floats_to_pair(sums[i][j][2 * half] * inverse, sums[i][j][2 * half + 1] * inverse);
                 }
             } else {
-                const u64 at = partial_index(item_index, kv_head, kv_heads, split, p.splits, first_row + row, BLOCK_ROWS);
+                const u64 at = partial_index(item_index, kv_head, kv_heads, split, p.splits, first_row + row,
+                                             BLOCK_ROWS);
                 float* to = p.sums + at * head_dim + column;
 #pragma unroll
                 for (u32 j = 0; j < head_dim / 8; ++j) {
@@ -293,7 +305,8 @@ DEVICE void attention_wide(const AttentionParams& p) {
                                                               bits_of_float(sums[i][j][2 * half + 1])};
                 }
                 if (column == 0) {
-                    *reinterpret_cast<Words2*>(p.weights + 2 * at) = {bits_of_float(state.max * p.scale), bits_of_float(sum)};
+                    *reinterpret_cast<Words2*>(p.weights + 2 * at) = {bits_of_float(state.max * p.scale),
+                                                                      bits_of_float(sum)};
                 }
             }
         }

@@ -9,7 +9,8 @@ struct alignas(8) Pair {
 };
 
 DEVICE float square_sum(float sum, Words4 v) {
-    const float x = float_of_bits(v.x), y = float_of_bits(v.y), z = float_of_bits(v.z), w = float_of_bits(v.w);
+    const float x = float_of_bits(v.x), y = float_of_bits(v.y);
+    const float z = float_of_bits(v.z), w = float_of_bits(v.w);
     sum = fused_multiply_add(x, x, sum);
     sum = fused_multiply_add(y, y, sum);
     sum = fused_multiply_add(z, z, sum);
@@ -57,7 +58,8 @@ KERNEL(rms_norm, RmsNormParams, 256, 2) {
         if (piece >= pieces) continue;
         numbers[i] = {0, 0, 0, 0};
         if (row != ~0u) {
-            numbers[i] = reinterpret_cast<const Words4*>(p.residual + static_cast<u64>(row) * p.hidden)[piece];
+            numbers[i] =
+                reinterpret_cast<const Words4*>(p.residual + static_cast<u64>(row) * p.hidden)[piece];
         }
         sum = square_sum(sum, numbers[i]);
     }
@@ -69,14 +71,17 @@ KERNEL(rms_norm, RmsNormParams, 256, 2) {
 #pragma unroll
     for (u32 w = 0; w < NORM_THREADS / WARP; ++w) sum += sums[w];
     const float factor = inverse_square_root(sum / static_cast<float>(p.hidden) + p.eps);
-    auto norm = [&](u32 number, u32 weight) { return float_of_bits(number) * factor * float_of_bits(weight); };
+    auto norm = [&](u32 number, u32 weight) {
+        return float_of_bits(number) * factor * float_of_bits(weight);
+    };
     Pair* out = reinterpret_cast<Pair*>(p.out + static_cast<u64>(block_x()) * p.hidden);
 #pragma unroll
     for (u32 i = 0; i < NORM_PIECES; ++i) {
         const u32 piece = thread + i * NORM_THREADS;
         if (piece >= pieces) continue;
         const Words4 v = numbers[i], w = weights[i];
-        out[piece] = {floats_to_pair(norm(v.x, w.x), norm(v.y, w.y)), floats_to_pair(norm(v.z, w.z), norm(v.w, w.w))};
+        out[piece] = {floats_to_pair(norm(v.x, w.x), norm(v.y, w.y)),
+                      floats_to_pair(norm(v.z, w.z), norm(v.w, w.w))};
     }
 }
 
@@ -90,11 +95,11 @@ struct QkNormRopeAppendParams {
     const float* qkv;       // [row][heads + 2 kv_heads][head_dim]: queries, keys, values
     const float* q_weight;  // [head_dim], null for no norm
     const float* k_weight;
-    const u32* positions;   // [row]
-    const u32* slots;       // [row]: block * 16 + token in the block; all ones: keys and values go nowhere
-    const float* rotary;    // [position][head_dim / 2][cosine, sine]
-    u16* q;                 // [row][heads][head_dim]
-    u8* keys;               // [block][kv_head][16][head_dim]
+    const u32* positions;  // [row]
+    const u32* slots;      // [row]: block * 16 + token in the block; all ones: keys and values go nowhere
+    const float* rotary;   // [position][head_dim / 2][cosine, sine]
+    u16* q;                // [row][heads][head_dim]
+    u8* keys;              // [block][kv_head][16][head_dim]
     u8* values;
     u32 heads;
     u32 kv_heads;
@@ -160,7 +165,8 @@ DEVICE void qk_norm_rope_append(const QkNormRopeAppendParams& p) {
         store_cached<head_dim, false>(reinterpret_cast<u8*>(p.q), to + HALF, high);
     } else {
         const u32 kv_head = (head - p.heads) % p.kv_heads;
-        const u64 to = ((static_cast<u64>(slot / 16) * p.kv_heads + kv_head) * 16 + slot % 16) * head_dim + first;
+        const u64 to =
+            ((static_cast<u64>(slot / 16) * p.kv_heads + kv_head) * 16 + slot % 16) * head_dim + first;
         u8* cache = is_value ? p.values : p.keys;
         store_cached<head_dim, f8>(cache, to, low);
         store_cached<head_dim, f8>(cache, to + HALF, high);

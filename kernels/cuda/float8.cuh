@@ -22,12 +22,6 @@ DEVICE u8 float_to_e4m3(float f) {
     return static_cast<u8>(sign | ((rounded >> 20) - ((127 - 7) << 3)));
 }
 
-// Four floats to four codes, the first in the low byte.
-DEVICE u32 floats_to_e4m3(float a, float b, float c, float d) {
-    return float_to_e4m3(a) | static_cast<u32>(float_to_e4m3(b)) << 8 | static_cast<u32>(float_to_e4m3(c)) << 16 |
-           static_cast<u32>(float_to_e4m3(d)) << 24;
-}
-
 // Two codes, each in the high byte of a half of the word (the low bytes are not looked at), to a pair of
 // halves. Exact; a NaN code reads as 480, so whoever writes codes keeps NaN out or finds it elsewhere.
 //

@@ -129,14 +129,23 @@ impl Placement {
         cache
     }
 
-    /// Items for the variant, with empty slots before, between and behind them, their other fields anything.
-    fn items(&self, shape: &AttentionShape, variant: Variant) -> Vec<AttentionItem> {
+    /// Items for the variant, with empty slots between sequences, their other fields anything. `before` and
+    /// `after`: at the ends, too.
+    fn items(
+        &self,
+        shape: &AttentionShape,
+        variant: Variant,
+        before: bool,
+        after: bool,
+    ) -> Vec<AttentionItem> {
         let empty =
             AttentionItem { rows: 0, first_position: u32::MAX, first_row: u32::MAX, ..Default::default() };
-        let mut items = vec![empty];
-        for sequence in &self.sequences {
+        let mut items = vec![empty; before.into()];
+        for (i, sequence) in self.sequences.iter().enumerate() {
             plan_items(&[*sequence], shape.group(), variant, &mut items);
-            items.push(empty);
+            if after || i + 1 < self.sequences.len() {
+                items.push(empty);
+            }
         }
         items
     }
@@ -240,7 +249,7 @@ fn check(spec: &Spec, device: &mut dyn Device, seed: u64) -> Result<Measured, Ch
         q[first..first + numbers].copy_from_slice(&halves(&row));
     }
 
-    let items = placement.items(&shape, spec.variant);
+    let items = placement.items(&shape, spec.variant, random.bool(), random.bool());
     let mut scope = Scope::new(device);
     let mut launch = Attention {
         items: scope.upload(&items)?,
@@ -266,7 +275,8 @@ fn check(spec: &Spec, device: &mut dyn Device, seed: u64) -> Result<Measured, Ch
 }
 
 /// Appends the step's tokens and attends, one launch after the other, as in a layer: what the append writes
-/// must be seen. The reference reads the queries and the cache as the append left them.
+/// must be seen. The reference reads the queries and the cache as the append left them. There is work in the
+/// first and in the last slot, whose blocks are the ones that a device may start too early.
 fn check_after_append(spec: &Spec, device: &mut dyn Device, seed: u64) -> Result<Measured, CheckError> {
     let mut random = fastrand::Rng::with_seed(seed);
     let shape = spec.shape;
@@ -288,7 +298,7 @@ fn check_after_append(spec: &Spec, device: &mut dyn Device, seed: u64) -> Result
     let qkv_numbers = rows * ((shape.heads + 2 * shape.kv_heads) * shape.head_dim) as usize;
     let qkv: Vec<f32> = (0..qkv_numbers).map(|_| normal(&mut random, 1.0)).collect();
 
-    let items = placement.items(&shape, spec.variant);
+    let items = placement.items(&shape, spec.variant, false, false);
     let mut scope = Scope::new(device);
     let q = scope.poisoned(rows * (shape.heads * shape.head_dim) as usize * 2)?;
     let append = QkNormRopeAppend {
@@ -366,6 +376,15 @@ pub fn cases() -> Vec<Case> {
             Spec { shape, variant: Variant::Wide, splits, sequences: wide, sharpness: 1.0 }.case(false),
         );
     }
+    // More splits with keys than a warp has lanes.
+    let long = Spec {
+        shape: shape(2, 1, 64, KvFormat::F16),
+        variant: Variant::Narrow,
+        splits: 64,
+        sequences: vec![(2200, 1)],
+        sharpness: 1.0,
+    };
+    cases.push(long.case(false));
     // Sharp scores, whose maximum moves; a long tail; sequences of nothing but the step.
     for variant in [Variant::Narrow, Variant::Wide, Variant::Tall] {
         for (kv, sharpness) in [(KvFormat::F16, 30.0), (KvFormat::F8, 8.0)] {
@@ -378,7 +397,8 @@ pub fn cases() -> Vec<Case> {
         for kv in [KvFormat::F16, KvFormat::F8] {
             for splits in [1, 3] {
                 let shape = shape(4, 2, 64, kv);
-                let sequences = vec![(0, 5), (31, 1), (128, 3), (129, 20)];
+                // The first page, and the first tile of either end, are there in part.
+                let sequences = vec![(3, 5), (0, 2), (128, 3), (33, 20)];
                 let spec = Spec { shape, variant, splits, sequences, sharpness: 1.0 };
                 cases.push(Case {
                     name: format!("{} after its append", spec.name()),

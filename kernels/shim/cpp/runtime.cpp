@@ -108,12 +108,15 @@ constexpr u8 POISON = 0xff;
 
 const Kernel* first_kernel = nullptr;
 
-// Copies are kept until a wait: `group` counts this thread's commits before it.
+// Copies are kept until a wait: `group` counts this thread's commits before it. One that was started before the
+// previous kernel had run keeps what it may have read there and then.
 struct Copy {
     u8* to;
     const u8* from;
     bool valid;
     u64 group;
+    u8 early[16];
+    bool is_early;
 };
 
 }  // namespace
@@ -560,7 +563,8 @@ void copy_async_16(void* to, const void* from, bool valid) {
     // Until the copy is done, its target is in nobody's hands: who reads it too early, or has not read it yet,
     // sees this.
     memset(to, POISON, 16);
-    self.copies.push_back({static_cast<u8*>(to), static_cast<const u8*>(from), valid, self.groups});
+    self.copies.push_back({static_cast<u8*>(to), static_cast<const u8*>(from), valid, self.groups, {}, now.early});
+    memcpy(self.copies.back().early, from, 16);  // Also when it is not valid: the address must be good.
 }
 
 void copy_async_commit() { now.fiber->groups++; }
@@ -571,7 +575,7 @@ void copy_async_wait(u32 pending) {
     for (const Copy& copy : self.copies) {
         if (copy.group + pending >= self.groups) break;
         u8 bytes[16];
-        memcpy(bytes, copy.from, 16);  // Also when it is not valid: the address must be good.
+        memcpy(bytes, copy.is_early ? copy.early : copy.from, 16);
         if (!copy.valid) memset(bytes, 0, 16);
         memcpy(copy.to, bytes, 16);
         done++;

@@ -248,6 +248,9 @@ DEVICE u32 floats_to_pair(float low, float high) {
     high = __builtin_fminf(__builtin_fmaxf(high, -65504.0f), 65504.0f);
     return static_cast<u32>(float_to_half(low)) | static_cast<u32>(float_to_half(high)) << 16;
 }
+DEVICE u32 small_floats_to_pair(float low, float high) {
+    return static_cast<u32>(float_to_half(low)) | static_cast<u32>(float_to_half(high)) << 16;
+}
 
 // ---- Numbers ----------------------------------------------------------------------------------------------
 
