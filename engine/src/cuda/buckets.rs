@@ -87,10 +87,11 @@ impl ShapeRules {
         StepShape { rows, variant, items: items[1], splits, logits }
     }
 
-    /// Whether a plan fits into a shape.
+    /// Whether a plan fits into a bucket's shape. One that asks for no logits does not: a bucket has the output head in it,
+    /// which is a quarter of a step.
     pub(super) fn fits(&self, plan: &StepPlan, shape: &StepShape) -> bool {
         plan.num_rows() as u32 <= shape.rows
-            && plan.logits_rows.len() as u32 <= shape.logits
+            && (1..=shape.logits).contains(&(plan.logits_rows.len() as u32))
             && self.count_items(plan, shape.variant) <= shape.items
             // A sequence in several narrow items would read its keys once for each.
             && (shape.variant != Variant::Narrow || self.count_items(plan, shape.variant) == plan.sequences.len() as u32)
@@ -165,9 +166,11 @@ mod tests {
         assert_eq!(bucket(&[16]), Some((16, Variant::Wide)));
         assert_eq!(bucket(&[16, 1, 1]), Some((32, Variant::Wide)));
         assert_eq!(bucket(&[128]), Some((128, Variant::Tall)));
-        // Too many sequences, too many rows.
+        // Too many sequences, too many rows, nothing asked for.
         assert_eq!(bucket(&[1; 9]), None);
         assert_eq!(bucket(&[129]), None);
+        let silent = StepPlan { logits_rows: Vec::new(), ..plan(&[16]) };
+        assert!(!buckets.iter().any(|shape| rules.fits(&silent, shape)));
     }
 
     #[test]

@@ -71,7 +71,6 @@ use crate::step_plan::{BLOCK_SIZE, StepPlan, Wanted};
 
 /// A model on a GPU.
 pub struct CudaBackend {
-    device: Box<dyn Device>,
     config: ModelConfig,
     options: CudaOptions,
     max_model_len: usize,
@@ -87,6 +86,8 @@ pub struct CudaBackend {
     under_way: VecDeque<UnderWay>,
     /// Steps that no bucket fitted.
     unrecorded_steps: u64,
+    /// The last to go: pinned memory is its driver's.
+    device: Box<dyn Device>,
 }
 
 /// Host memory of one step.
@@ -246,8 +247,14 @@ impl CudaBackend {
             launched?;
             self.upload(&StepPlan::default(), &shape)?;
             self.device.replay(graph)?;
+            // Before the pinned memory is written again.
+            self.wait_for_all()?;
             self.buckets.push(Bucket { shape, graph, used: 0 });
         }
+        Ok(())
+    }
+
+    fn wait_for_all(&mut self) -> Result<(), DeviceError> {
         let mark = self.device.mark()?;
         self.device.wait(mark, false)
     }
@@ -332,14 +339,11 @@ impl CudaBackend {
         Ok((pinned, logits))
     }
 
-    /// Waits for all steps under way and forgets them.
+    /// Waits for all that was started and forgets it.
     fn give_up(&mut self) {
-        if let Some(last) = self.under_way.back() {
-            // If the device fails here it runs nothing any more, which is as good.
-            let waited = self.device.wait(last.mark, false);
-            if let Err(error) = waited {
-                tracing::debug!(%error, "while steps were given up");
-            }
+        // If the device fails here it runs nothing any more, which is as good.
+        if let Err(error) = self.wait_for_all() {
+            tracing::debug!(%error, "while steps were given up");
         }
         self.under_way.clear();
     }
@@ -400,7 +404,6 @@ impl Backend for CudaBackend {
         let mut all_logits = plan.clone();
         all_logits.wanted = vec![Wanted::Logits; plan.logits_rows.len()];
         let mut output = StepOutput::default();
-        self.give_up();
         self.start(&all_logits)?;
         self.finish(&mut output)?;
         *logits = output.logits;
@@ -423,7 +426,7 @@ impl DeviceSteps for CudaBackend {
             return Err(BackendError::Device("no step was started".into()));
         };
         if let Err(error) = self.device.wait(step.mark, true) {
-            self.under_way.clear();
+            self.give_up();
             return Err(step_error(error));
         }
         output.logits = step.logits;

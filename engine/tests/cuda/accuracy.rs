@@ -5,24 +5,38 @@
     reason = "the measured maxima are for people to read; a test has no protocol channel"
 )]
 
-use redstart_engine::cuda::{CudaOptions, HeadFormat, KvFormat, WeightFormat};
+use redstart_engine::checkpoint::{Checkpoint, LinearWeights};
+use redstart_engine::cuda::{CudaBackend, CudaOptions, HeadFormat, KvFormat, WeightFormat};
 use redstart_engine::engine::{Engine, EngineOptions, KvCacheSize};
 use redstart_engine::inspect::{InspectRequest, inspect_batch};
 use redstart_engine::step_plan::BLOCK_SIZE;
-use redstart_kernels_shim::Options;
+use redstart_kernels_shim::{HostDevice, Options};
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
 use crate::reference::{
-    CHECKPOINTS, Case, Errors, Sequence, Tolerance, argmax, cases, log_probabilities, oracle,
+    CHECKPOINTS, Case, Errors, Harness, Sequence, Tolerance, argmax, cases, log_probabilities, oracle,
 };
 use crate::steps::draw_ahead;
 use crate::{backend, harness, model_info, options};
 
-/// Weights as the checkpoint has them, activations and KV in fp16, the residual stream in fp32. The bars are the CPU
-/// backend's when it serves.
-const SERVING: Tolerance = Tolerance { largest: 0.2, mean: 0.05, nll: 0.03, margin: 0.3 };
+/// Weights as the checkpoint has them, activations and KV in fp16, the residual stream in fp32. Largest measured on the
+/// shim, whichever way the prompts were run:
+///
+/// | checkpoint | mean | largest | NLL |
+/// |---|---|---|---|
+/// | tied-hd64 | 0.0053 | 0.0229 | 0.0010 |
+/// | untied-hd128 | 0.0037 | 0.0170 | 0.0003 |
+/// | group64-fp16head | 0.0024 | 0.0117 | 0.0013 |
+/// | qwen3-bf16 | 0.0034 | 0.0199 | 0.0018 |
+///
+/// The CPU backend may be five times as far off when it serves.
+const HALF: Tolerance = Tolerance { largest: 0.05, mean: 0.01, nll: 0.005, margin: 0.1 };
 
-/// As [`SERVING`], with something in eight bits that is not so in the checkpoint.
-const EIGHT_BITS: Tolerance = Tolerance { largest: 0.5, mean: 0.12, nll: 0.06, margin: 1.0 };
+/// As [`HALF`], the head or the layers rounded to eight bits; see [`eight_bit_formats_agree_with_the_reference`].
+const EIGHT_BIT_WEIGHTS: Tolerance = Tolerance { largest: 0.4, mean: 0.09, nll: 0.04, margin: 1.0 };
+
+/// As [`HALF`], keys and values rounded to eight-bit floats, three bits of them mantissa.
+const EIGHT_BIT_KV: Tolerance = Tolerance { largest: 1.3, mean: 0.2, nll: 0.1, margin: 2.0 };
 
 /// Tokens that are drawn after a prompt.
 const DRAWN: usize = 6;
@@ -44,10 +58,10 @@ fn check_alone(checkpoint: &str) {
         let first = argmax(&logits[logits.len() - 1]);
         let mut tokens = vec![first];
         tokens.extend(draw_ahead(&mut harness, &mut sequence, first, DRAWN));
-        errors.add_greedy(&case, &tokens, SERVING.margin);
+        errors.add_greedy(&case, &tokens, HALF.margin);
         harness.free(sequence);
     }
-    errors.check(&format!("{checkpoint}, alone"), SERVING);
+    errors.check(&format!("{checkpoint}, alone"), HALF);
 }
 
 #[test]
@@ -87,7 +101,7 @@ fn batched_chunked_and_warm_agree_with_the_reference() {
             errors.add_prompt(case, &logits);
             logits = rest;
         }
-        errors.check(&format!("{checkpoint}, batched"), SERVING);
+        errors.check(&format!("{checkpoint}, batched"), HALF);
 
         let mut errors = Errors::default();
         for case in &cases {
@@ -96,7 +110,7 @@ fn batched_chunked_and_warm_agree_with_the_reference() {
             errors.add_prompt(case, &logits);
             harness.free(sequence);
         }
-        errors.check(&format!("{checkpoint}, in chunks"), SERVING);
+        errors.check(&format!("{checkpoint}, in chunks"), HALF);
 
         let mut errors = Errors::default();
         for (case, first) in cases.iter().zip(sequences) {
@@ -109,7 +123,7 @@ fn batched_chunked_and_warm_agree_with_the_reference() {
                 .top8
                 .extend(case.next_top8.iter().map(|(id, expected)| (next[*id as usize] - expected).abs()));
         }
-        errors.check(&format!("{checkpoint}, over a warm cache"), SERVING);
+        errors.check(&format!("{checkpoint}, over a warm cache"), HALF);
     }
 }
 
@@ -123,13 +137,13 @@ fn eight_bit_formats_agree_with_the_reference() {
     let head = CudaOptions { head: HeadFormat::Int8, ..options() };
     let kv = CudaOptions { kv: KvFormat::F8, ..options() };
     let weights = CudaOptions { weights: WeightFormat::Fp8, ..options() };
-    for (what, checkpoint, options) in [
-        ("int8 head, tied", "tied-hd64", head.clone()),
-        ("int8 head", "group64-fp16head", head.clone()),
-        ("int8 head, tied", "qwen3-bf16", head),
-        ("fp8 KV", "tied-hd64", kv.clone()),
-        ("fp8 KV", "qwen3-bf16", kv),
-        ("fp8 weights", "qwen3-bf16", weights),
+    for (what, checkpoint, options, tolerance) in [
+        ("int8 head, tied", "tied-hd64", head.clone(), EIGHT_BIT_WEIGHTS),
+        ("int8 head", "group64-fp16head", head.clone(), EIGHT_BIT_WEIGHTS),
+        ("int8 head, tied", "qwen3-bf16", head, EIGHT_BIT_WEIGHTS),
+        ("fp8 weights", "qwen3-bf16", weights, EIGHT_BIT_WEIGHTS),
+        ("fp8 KV", "tied-hd64", kv.clone(), EIGHT_BIT_KV),
+        ("fp8 KV", "qwen3-bf16", kv, EIGHT_BIT_KV),
     ] {
         let mut harness = harness(checkpoint, options);
         let mut errors = Errors::default();
@@ -139,10 +153,10 @@ fn eight_bit_formats_agree_with_the_reference() {
             errors.add_prompt(&case, &logits);
             let first = argmax(&logits[logits.len() - 1]);
             let tokens = draw_ahead(&mut harness, &mut sequence, first, 1);
-            errors.add_greedy(&case, &[first, tokens[0]], EIGHT_BITS.margin);
+            errors.add_greedy(&case, &[first, tokens[0]], tolerance.margin);
             harness.free(sequence);
         }
-        errors.check(&format!("{what}, {checkpoint}"), EIGHT_BITS);
+        errors.check(&format!("{what}, {checkpoint}"), tolerance);
     }
 }
 
@@ -174,8 +188,8 @@ fn the_engine_agrees_with_the_reference() {
                 if let (Some(expected), Some(found)) = (case.prompt_nll, answer.prompt_nll) {
                     errors.nll = (expected - found).abs();
                 }
-                errors.add_greedy(case, &answer.greedy, SERVING.margin);
-                errors.check(&format!("{checkpoint} in the engine, {round}"), SERVING);
+                errors.add_greedy(case, &answer.greedy, HALF.margin);
+                errors.check(&format!("{checkpoint} in the engine, {round}"), HALF);
                 assert_eq!(answer.greedy.len(), 3);
                 if round == "warm" {
                     assert_eq!(answer.cached, (case.prompt.len() - 1) / BLOCK_SIZE * BLOCK_SIZE);
@@ -204,4 +218,48 @@ fn a_tied_int8_head_embeds_what_it_says() {
     }
     println!("log-probabilities after one token, int8 against fp16: {worst:.4}");
     assert!(worst > 0.0 && worst < 0.3, "{worst}");
+}
+
+/// A layer of which the checkpoint has quantized only a part is kept in fp16, with the same weights.
+#[test]
+fn a_layer_quantized_in_part_is_the_same_layer() {
+    const NAME: &str = "tied-hd64";
+    const PLAIN: [&str; 2] = ["model.layers.0.mlp.up_proj", "model.layers.1.self_attn.k_proj"];
+    let original = Checkpoint::open(&oracle(NAME)).unwrap();
+    let file = std::fs::read(oracle(NAME).join("model.safetensors")).unwrap();
+    let tensors = SafeTensors::deserialize(&file).unwrap();
+    let config = original.config();
+    let dense = PLAIN.map(|name| {
+        let output = if name.ends_with("k_proj") { config.kv_width() } else { config.intermediate_size };
+        let LinearWeights::Awq(awq) = original.linear(name, config.hidden_size, output).unwrap() else {
+            panic!("{name} is quantized")
+        };
+        let weight = |at: usize| awq.weight(at % config.hidden_size, at / config.hidden_size);
+        let bytes: Vec<u8> = (0..output * config.hidden_size)
+            .flat_map(|at| half::f16::from_f32(weight(at)).to_le_bytes())
+            .collect();
+        (format!("{name}.weight"), [output, config.hidden_size], bytes)
+    });
+    let kept = tensors.iter().filter(|(name, _)| {
+        !PLAIN.iter().any(|plain| name.starts_with(plain) && !name.ends_with(".bias"))
+    });
+    let mut all: Vec<(String, TensorView<'_>)> = kept.map(|(name, view)| (name.to_owned(), view)).collect();
+    for (name, shape, bytes) in &dense {
+        all.push((name.clone(), TensorView::new(Dtype::F16, shape.to_vec(), bytes).unwrap()));
+    }
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::copy(oracle(NAME).join("config.json"), directory.path().join("config.json")).unwrap();
+    safetensors::serialize_to_file(all, None, &directory.path().join("model.safetensors")).unwrap();
+    let mixed = Checkpoint::open(directory.path()).unwrap();
+
+    let prompt = &cases(&oracle(NAME))[1].prompt;
+    let logits = [&original, &mixed].map(|checkpoint| {
+        let device = Box::new(HostDevice::new(Options::default()));
+        let mut harness = Harness::new(CudaBackend::new(checkpoint, device, options()).unwrap());
+        harness.step(&mut [(&mut Sequence::default(), prompt)], false).remove(0)
+    });
+    let [a, b] = logits.map(|logits| log_probabilities(&logits));
+    let largest = a.iter().zip(&b).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+    println!("quantized in part: {largest:.5}");
+    assert!(largest < 0.05, "{largest}");
 }

@@ -39,28 +39,28 @@ fn a_model_that_does_not_fit_says_what_to_do() {
 
 #[test]
 fn the_pool_takes_what_is_allowed_and_says_when_that_is_too_little() {
-    // 32 KB for 16 tokens: 2 layers, 2 heads of 64, keys and values, fp16.
+    // 16 KB for 16 tokens: 2 layers, 2 heads of 64, keys and values, fp16.
     let blocks = |megabytes, options| backend("qwen3-bf16", options, card(megabytes)).default_kv_blocks();
     let plenty = blocks(1024, options()).unwrap();
     assert_eq!(plenty, (64 << 10) / 16);
 
     let half = CudaOptions { memory_utilization: 0.5, ..options() };
     let (some, more) = (blocks(32, half.clone()).unwrap(), blocks(32, options()).unwrap());
-    let a_third = (0.35 * 1024.0) as usize;
+    let a_third = (0.35 * 2048.0) as usize;
     assert!(more.abs_diff(some + a_third) <= 2, "{some} and {more}");
     let eight_bits = blocks(32, CudaOptions { kv: KvFormat::F8, ..half.clone() }).unwrap();
     assert!(eight_bits.abs_diff(2 * some) <= 2, "{some} and {eight_bits}");
     let reserved = blocks(32, CudaOptions { reserved_bytes: 2 << 20, ..half.clone() }).unwrap();
-    assert_eq!(some - reserved, 64);
+    assert_eq!(some - reserved, 128);
 
-    let error = blocks(32, CudaOptions { max_model_len: Some(4096), memory_utilization: 0.3, ..options() });
+    let error = blocks(32, CudaOptions { max_model_len: Some(4096), memory_utilization: 0.2, ..options() });
     let message = error.unwrap_err().to_string();
     assert_says(
         &message,
         &[
             "32 MB",
             "4096 tokens",
-            "0.3",
+            "0.2",
             "--max-model-len",
             "--gpu-memory-utilization",
             "fp8",
@@ -68,10 +68,10 @@ fn the_pool_takes_what_is_allowed_and_says_when_that_is_too_little() {
         ],
     );
     // Where no length was asked for the context follows the pool, down to what is of use.
-    let open = CudaOptions { max_model_len: None, memory_utilization: 0.55, ..options() };
+    let open = CudaOptions { max_model_len: None, memory_utilization: 0.2, ..options() };
     let shorter = blocks(32, open.clone()).unwrap();
     assert!((128..256).contains(&shorter), "{shorter}");
-    let message = blocks(32, CudaOptions { memory_utilization: 0.3, ..open }).unwrap_err().to_string();
+    let message = blocks(32, CudaOptions { memory_utilization: 0.15, ..open }).unwrap_err().to_string();
     assert_says(&message, &["a sequence of 2048 tokens must fit"]);
 }
 
@@ -80,7 +80,7 @@ fn a_pool_that_does_not_fit_says_so() {
     let mut backend = backend("qwen3-bf16", options(), card(64));
     let error = backend.allocate_kv(1 << 20).unwrap_err();
     assert!(matches!(error, BackendError::OutOfMemory { .. }));
-    assert_says(&error.to_string(), &["KV cache", "32768 MB wanted", "MB free", "--kv-cache-mb"]);
+    assert_says(&error.to_string(), &["KV cache", "16384 MB wanted", "MB free", "--kv-cache-mb"]);
     backend.allocate_kv(8).unwrap();
 }
 
