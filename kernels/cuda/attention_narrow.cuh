@@ -50,12 +50,14 @@ template <u32 head_dim>
 struct LaneQueries {
     Words4 low[head_dim / 32], high[head_dim / 32];
 
+    // Zeros for no row.
     static DEVICE void load_row(Words4 (&to)[head_dim / 32], const u16* row, u32 t) {
 #pragma unroll
-        for (u32 c = 0; c < head_dim / 32; ++c) {
-            to[c] =
-                row == nullptr ? Words4{0, 0, 0, 0} : *reinterpret_cast<const Words4*>(row + 32 * c + 8 * t);
-        }
+        for (u32 c = 0; c < head_dim / 32; ++c) to[c] = {0, 0, 0, 0};
+        if (row == nullptr) return;
+#pragma unroll
+        for (u32 c = 0; c < head_dim / 32; ++c)
+            to[c] = *reinterpret_cast<const Words4*>(row + 32 * c + 8 * t);
     }
 };
 
@@ -214,25 +216,31 @@ DEVICE void attention_narrow(const AttentionParams& p) {
     const u32 warps = range_pages < NARROW_WARPS ? range_pages : NARROW_WARPS;
     const bool alone = used_splits(keys, p.splits) == 1;
     for (u32 i = thread_index(); i < packed_rows * (head_dim / 4); i += NARROW_WARPS * WARP) {
-        const u32 row = i / (head_dim / 4), number = i % (head_dim / 4) * 4;
+        const u32 row = i / (head_dim / 4), quad = i % (head_dim / 4), number = 4 * quad;
         float max = NOTHING_SEEN;
-        for (u32 w = 0; w < warps; ++w) max = larger(max, shared.max[w][row]);
+#pragma unroll
+        for (u32 w = 0; w < NARROW_WARPS; ++w) {
+            if (w < warps) max = larger(max, shared.max[w][row]);
+        }
         float sum = 0.0f, total[4] = {};
-        for (u32 w = 0; w < warps; ++w) {
+#pragma unroll
+        for (u32 w = 0; w < NARROW_WARPS; ++w) {
+            if (w >= warps) break;
             const float factor = exp2_fast((shared.max[w][row] - max) * p.scale);
             sum = fused_multiply_add(shared.sum[w][row], factor, sum);
+#pragma unroll
             for (u32 j = 0; j < 4; ++j) {
                 total[j] = fused_multiply_add(shared.sums[w][row][number + j], factor, total[j]);
             }
         }
         if (alone) {
             const float inverse = 1.0f / sum;
-            u16* to = p.out + packed_row_offset(item, row, p.group, kv_head, kv_heads, head_dim) + number;
-            *reinterpret_cast<Words2*>(to) = {floats_to_pair(total[0] * inverse, total[1] * inverse),
-                                              floats_to_pair(total[2] * inverse, total[3] * inverse)};
+            u16* to = p.out + packed_row_offset(item, row, p.group, kv_head, kv_heads, head_dim);
+            reinterpret_cast<Words2*>(to)[quad] = {floats_to_pair(total[0] * inverse, total[1] * inverse),
+                                                   floats_to_pair(total[2] * inverse, total[3] * inverse)};
         } else {
             const u64 at = partial_index(item_index, kv_head, kv_heads, split, p.splits, row, NARROW_ROWS);
-            *reinterpret_cast<Words4*>(p.sums + at * head_dim + number) = {
+            reinterpret_cast<Words4*>(p.sums + at * head_dim)[quad] = {
                 bits_of_float(total[0]), bits_of_float(total[1]), bits_of_float(total[2]),
                 bits_of_float(total[3])};
             if (number == 0) {

@@ -38,12 +38,12 @@ constexpr float WEIGHT_UNIT = 0x1p40f;
 // Bins for a factor of two in weight: from bin 2040 on, weights round to zero.
 constexpr float BINS_PER_BIT = 51.0f;
 
-constexpr u32 SKIP = 0, LIKELIEST = 1, BY_CHANCE = 2;
-constexpr u32 TOKEN = 1, INVALID_LOGIT = 2, NOTHING_POSSIBLE = 3;
+enum Kind : u32 { SKIP = 0, LIKELIEST = 1, BY_CHANCE = 2 };
+enum Status : u32 { TOKEN = 1, INVALID_LOGIT = 2, NOTHING_POSSIBLE = 3 };
 
 // How one slot is drawn.
 struct SampleParams {
-    u32 kind;
+    u32 kind;  // A Kind.
     u32 top_k;
     float temperature;
     float top_p;
@@ -58,7 +58,7 @@ struct SampleParams {
 // without a token to draw it is 0.
 struct Drawn {
     u32 token;
-    u32 status;
+    u32 status;  // A Status.
     // Of all tokens, before mask and temperature: the likeliest, its logit, and the sum of
     // exp(logit - best_logit).
     u32 best;

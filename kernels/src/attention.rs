@@ -174,13 +174,15 @@ pub fn plan_items(sequences: &[SequenceRows], group: u32, variant: Variant, out:
 /// One block's share of a decode step is read in about the time one read takes to come back, as long as it is
 /// a few pages; so the keys are spread over the card until each block has 64 of them, two blocks to a
 /// multiprocessor: one sequence of 4,096 tokens and 4 heads on 132 multiprocessors makes 64 splits, 256
-/// blocks. The wider variants work a tile of 64 keys in about the time of a read and leave larger partial
-/// results, so they get one block to a multiprocessor and 256 keys. Splits that turn out to have no keys cost
-/// nothing but their launch; `context` is the length they are made for, not a limit.
+/// blocks. The wider variants work on a tile of 64 keys for about as long as a read takes and leave larger
+/// partial results, so they get one block to a multiprocessor, and two or four tiles at least. Splits that
+/// turn out to have no keys cost nothing but their launch; `context` is the length they are made for, not a
+/// limit.
 pub fn choose_splits(variant: Variant, items: u32, kv_heads: u32, context: u32, multiprocessors: u32) -> u32 {
     let (blocks, keys) = match variant {
         Variant::Narrow => (2 * multiprocessors, 64),
-        Variant::Wide | Variant::Tall => (multiprocessors, 256),
+        Variant::Wide => (multiprocessors, 128),
+        Variant::Tall => (multiprocessors, 256),
     };
     let fill = blocks / (items * kv_heads).max(1);
     fill.min(context.div_ceil(keys)).clamp(1, MAX_SPLITS)
@@ -410,6 +412,7 @@ mod tests {
         assert_eq!(choose_splits(Variant::Narrow, 1, 4, 4096, 36), 18);
         assert_eq!(choose_splits(Variant::Narrow, 1, 4, 300, 132), 5);
         assert_eq!(choose_splits(Variant::Wide, 2, 4, 4096, 132), 16);
+        assert_eq!(choose_splits(Variant::Wide, 1, 4, 4096, 132), 32);
         assert_eq!(choose_splits(Variant::Tall, 114, 4, 2048, 132), 1);
         assert_eq!(choose_splits(Variant::Narrow, 0, 4, 0, 132), 1);
     }

@@ -11,9 +11,10 @@ use redstart_kernels::elementwise::{QkNormRopeAppend, qk_norm_rope_append};
 use redstart_kernels::float8;
 
 /// The largest relative error of a head of a row. Weights and the output are rounded to halves, 2^-11 at most
-/// and about 2^-12 on average each, which makes some 4e-4 together; scores and sums are fp32 and add next to
-/// nothing. An eight-bit cache makes no difference: the reference reads the rounded numbers.
-const TOLERANCE: f64 = 1e-3;
+/// and about 2^-12 on average each, which makes 3e-4 to 4e-4 together (the most seen is 3.8e-4); scores and
+/// sums are fp32 and add next to nothing. An eight-bit cache makes no difference: the reference reads the
+/// rounded numbers.
+const TOLERANCE: f64 = 6e-4;
 
 /// One launch.
 #[derive(Clone)]

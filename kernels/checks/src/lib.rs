@@ -18,8 +18,11 @@ pub struct Case {
     /// Whether it is a real model's size, too large for the host shim.
     pub heavy: bool,
     /// Runs it with inputs drawn from the seed.
-    pub run: Box<dyn Fn(&mut dyn Device, u64) -> Result<Measured, CheckError> + Send + Sync>,
+    pub run: Box<Run>,
 }
+
+/// What runs a case on a device, with inputs drawn from a seed.
+pub type Run = dyn Fn(&mut dyn Device, u64) -> Result<Measured, CheckError> + Send + Sync;
 
 /// How far a result was from the reference.
 #[derive(Clone, Copy, Debug)]

@@ -4,7 +4,8 @@
 //! that the reference draws with the same random number, or one that it draws with a number within
 //! [`DRAW_BORDER`] of it from a nucleus that differs by [`NUCLEUS_BORDER`]: a single wrong member of the
 //! nucleus would shift the draws of about every second random number. The error that is measured is the
-//! relative one of the sum of exponentials.
+//! relative one of the sum of exponentials. Where all weights are equal nothing is rounded, and all must be
+//! exact.
 
 use std::cmp::Ordering;
 
@@ -52,6 +53,8 @@ pub fn cases() -> Vec<Case> {
             cases.push(chance(vocab, heavy, 3000, 0.9, 1.5, shape));
         }
     }
+    // Half of these is a whole number of tokens.
+    cases.push(chance(1024, false, 0, 0.5, 1.0, Shape::Equal));
     cases.push(chance(777, false, 0, 1.0, f32::MIN_POSITIVE / 8.0, Shape::Peaked));
     cases.push(chance(1, false, 0, 0.9, 1.0, Shape::Peaked));
     cases.push(frequencies("sampling frequencies 40", false, 256));
@@ -364,8 +367,11 @@ impl<'a> Reference<'a> {
     /// The tokens that may be drawn; one, but for draws at a border.
     fn acceptable(&self) -> Vec<u32> {
         let top_p = f64::from(self.params.top_p);
+        // Equals have weights of exactly 1, and sums of them are exact.
+        let exact = self.by_likelihood.iter().all(|&(_, weight)| weight == 1.0);
+        let (nucleus_border, draw_border) = if exact { (0.0, 0.0) } else { (NUCLEUS_BORDER, DRAW_BORDER) };
         let sizes = if top_p < 1.0 {
-            [self.kept((top_p - NUCLEUS_BORDER).max(0.0)), self.kept(top_p + NUCLEUS_BORDER)]
+            [self.kept((top_p - nucleus_border).max(0.0)), self.kept(top_p + nucleus_border)]
         } else {
             [self.by_likelihood.len(); 2]
         };
@@ -377,8 +383,9 @@ impl<'a> Reference<'a> {
             let total: f64 = kept.iter().map(|&(_, weight)| weight).sum();
             let mut before = 0.0;
             for (id, weight) in kept {
-                let after = before + weight / total;
-                if after > random - DRAW_BORDER && before <= random + DRAW_BORDER && weight > 0.0 {
+                let after = before + weight;
+                let reached = after > (random - draw_border) * total;
+                if reached && before <= (random + draw_border) * total && weight > 0.0 {
                     tokens.push(id);
                 }
                 before = after;

@@ -6,8 +6,8 @@
 // (a shuffle, a product), it is done here, between the passes, and the warp goes on; if it is the block's
 // barrier, the next warp has its turn. When all warps stand at the barrier, the round begins anew.
 //
-//      warp 0   lanes 0..31 to the shuffle | shuffle | lanes 0..31 to the barrier |
-//      warp 1                                                                     | lanes 0..31 to the shuffle | ...
+//      warp 0   lanes to the shuffle | shuffle | lanes to the barrier |
+//      warp 1                                                         | lanes to the shuffle | ...
 //
 // So between two barriers a thread runs without the others interfering, in an order that is the caller's:
 // what depends on the order (a barrier is missing) differs between the orders.
@@ -57,7 +57,7 @@ asm(".text\n"
     "  popq %r12\n"
     "  popq %rbx\n"
     "  popq %rbp\n"
-    // All switches are made in `suspend`, so this returns to where the processor predicts, if on another stack.
+    // All switches are made in `suspend`: it returns to where the processor predicts, if on another stack.
     "  ret\n");
 #else
 asm(".text\n"
@@ -125,6 +125,8 @@ struct Block;
 struct WarpState;
 
 struct Fiber : Context {
+    void* stack = nullptr;
+    u64 stack_bytes = 0;
     u32 thread = 0;
     Block* block = nullptr;
     WarpState* warp = nullptr;
@@ -159,7 +161,8 @@ bool failed;
 
 std::string place(u32 thread) {
     char text[96];
-    snprintf(text, sizeof text, "block (%u, %u, %u), thread %u", now.block[0], now.block[1], now.block[2], thread);
+    const u32* block = now.block;
+    snprintf(text, sizeof text, "block (%u, %u, %u), thread %u", block[0], block[1], block[2], thread);
     return text;
 }
 
@@ -235,6 +238,8 @@ struct Block {
     u64 shared_bytes = 0;
 
     ~Block();
+    // Sends all fibers back to their beginning: for a block that will not be finished.
+    void abandon();
     void begin(const LaunchRequest& launch, u64 number);
     // Whether it came to its end; else all its threads wait for something that needs the previous kernel.
     // Look at `failed` first.
@@ -279,13 +284,14 @@ u64 page_bytes() {
 
 }  // namespace
 
-Block::~Block() { free(shared); }  // Stacks live as long as the process: blocks are only ever put back.
+Block::~Block() { free(shared); }  // Not the stacks: blocks are put back, and go with the process.
 
 void Block::add_fiber() {
     u32 thread = static_cast<u32>(fibers.size());
     // The lowest page stays without access: a stack that runs over faults.
     u64 bytes = STACK_BYTES + page_bytes();
-    void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    constexpr int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+    void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, flags, -1, 0);
     if (memory == MAP_FAILED || mprotect(memory, page_bytes(), PROT_NONE) != 0) {
         fprintf(stderr, "the kernel shim got no memory for the stack of a fiber\n");
         abort();
@@ -295,8 +301,17 @@ void Block::add_fiber() {
     fiber->block = this;
     // Tops at different places of a page, or all of them would compete for the same cache lines.
     u64 shift = thread * 320 % 4096 & ~63u;
-    prepare(*fiber, static_cast<u8*>(memory) + page_bytes(), STACK_BYTES - shift, fiber_main);
+    fiber->stack = static_cast<u8*>(memory) + page_bytes();
+    fiber->stack_bytes = STACK_BYTES - shift;
+    prepare(*fiber, fiber->stack, fiber->stack_bytes, fiber_main);
     fibers.push_back(std::move(fiber));
+}
+
+void Block::abandon() {
+    for (auto& fiber : fibers) {
+        prepare(*fiber, fiber->stack, fiber->stack_bytes, fiber_main);
+        fiber->copies.clear();
+    }
 }
 
 void Block::begin(const LaunchRequest& request, u64 number) {
@@ -358,8 +373,8 @@ bool Block::run(bool early, Random& random) {
     auto tell_difference = [&](u32 first, u32 end) {
         u32 other = first;
         while (other + 1 < end && stop_of(other) == stop_of(first)) other++;
-        set_error(other, std::string(describe(stop_of(other))) + ", but thread " + std::to_string(first) + " " +
-                             describe(stop_of(first)));
+        std::string text = describe(stop_of(other));
+        set_error(other, text + ", but thread " + std::to_string(first) + " " + describe(stop_of(first)));
     };
     // What waited for the previous kernel goes on.
     if (!early) {
@@ -406,8 +421,8 @@ namespace {
 
 using Floats = float __attribute__((vector_size(32)));
 
-// d (16x8) += a (16x16) b (16x8), summed in the order of the inner dimension. The product of two halves is exact
-// in fp32, so fused instructions, where there are any, give the same.
+// d (16x8) += a (16x16) b (16x8), summed in the order of the inner dimension. The product of two halves is
+// exact in fp32, so fused instructions, where there are any, give the same.
 template <class ToFloats>
 inline __attribute__((always_inline)) void multiply_tiles(Fiber* const* lanes, ToFloats to_floats) {
     alignas(32) u16 a16[16][16], b16[16][8];
@@ -538,6 +553,24 @@ const u32* exchange(Stop stop, u32 value) {
     return values;
 }
 
+u16 double_to_half(double from) {
+    constexpr u64 infinity = 0x7ff0000000000000, overflow = 0x40effe0000000000 /* 65520 */;
+    u64 bits = bits_as<u64>(from);
+    u32 sign = static_cast<u32>(bits >> 48) & 0x8000;
+    bits &= ~(1ull << 63);
+    if (bits > infinity) return 0x7fff;
+    if (bits >= overflow) return static_cast<u16>(sign | 0x7c00);
+    u64 half;
+    if (bits < 0x3f10000000000000) {
+        // Below 2^-14. Beside 2^28 the last bit of a double is worth 2^-24, the smallest half.
+        half = bits_as<u64>(bits_as<double>(bits) + 0x1p28) - bits_as<u64>(0x1p28);
+    } else {
+        u64 odd = bits >> 42 & 1;
+        half = (bits + (1ull << 41) - 1 + odd - (1008ull << 52)) >> 42;
+    }
+    return static_cast<u16>(sign | half);
+}
+
 void load_matrices(Stop stop, u32* to, const void* row) {
     expect_shared(row, 16, "a row of a matrix");
     expect_aligned(row, 16, "a row of a matrix");
@@ -560,8 +593,8 @@ void copy_async_16(void* to, const void* from, bool valid) {
     expect_aligned(to, 16, "an asynchronous copy's target");
     expect_aligned(from, 16, "an asynchronous copy's source");
     Fiber& self = *now.fiber;
-    // Until the copy is done, its target is in nobody's hands: who reads it too early, or has not read it yet,
-    // sees this.
+    // Until the copy is done, its target is in nobody's hands: who reads it too early, or has not read it
+    // yet, sees this.
     memset(to, POISON, 16);
     self.copies.push_back({static_cast<u8*>(to), static_cast<const u8*>(from), valid, self.groups, {}, now.early});
     memcpy(self.copies.back().early, from, 16);  // Also when it is not valid: the address must be good.
@@ -583,7 +616,7 @@ void copy_async_wait(u32 pending) {
     self.copies.erase(self.copies.begin(), self.copies.begin() + static_cast<std::ptrdiff_t>(done));
 }
 
-// ---- What `src/lib.rs` calls -------------------------------------------------------------------------------
+// ---- What `src/lib.rs` calls ------------------------------------------------------------------------------
 
 // A launch under way.
 struct Run {
@@ -598,13 +631,11 @@ struct Run {
 
 namespace {
 
-// After a failure some of the block's fibers are in the middle of a kernel: it is not used again. Its stacks
-// are lost; failures are for tests.
-void put_back(std::unique_ptr<Block> block) {
-    if (failed)
-        block.release();
-    else
-        idle_blocks.push_back(std::move(block));
+// Of a block that has failed, or waits for a kernel that will never come, some fibers are in the middle of
+// things.
+void put_back(std::unique_ptr<Block> block, bool ended) {
+    if (!ended) block->abandon();
+    idle_blocks.push_back(std::move(block));
 }
 
 }  // namespace
@@ -631,21 +662,13 @@ const char* redstart_shim_start_early(Run* run) {
     const u32* grid = run->request.grid;
     u64 blocks = u64{grid[0]} * grid[1] * grid[2];
     for (u64 number : {u64{0}, blocks - 1}) {
-        if (number == 0 && !run->early.empty()) break;  // One block is both.
+        if (number == 0 && !run->early.empty()) break;  // There is only one.
         auto block = take_block();
         block->begin(run->request, number);
         bool ended = block->run(true, run->random);
-        if (failed) {
-            put_back(std::move(block));
-            return error.c_str();
-        }
-        if (ended) {
-            put_back(std::move(block));
-            run->early.emplace_back(number, nullptr);
-        } else {
-            run->early.emplace_back(number, std::move(block));
-        }
-        if (blocks == 1) break;
+        if (ended || failed) put_back(std::move(block), ended);
+        if (failed) return error.c_str();
+        run->early.emplace_back(number, std::move(block));  // Null for one that has ended.
     }
     return nullptr;
 }
@@ -670,23 +693,25 @@ const char* redstart_shim_finish(Run* run) {
             block = take_block();
             block->begin(run->request, number);
         }
-        block->run(false, run->random);
-        put_back(std::move(block));
+        bool ended = block->run(false, run->random);
+        put_back(std::move(block), ended);
         if (failed) return error.c_str();
     }
     return nullptr;
 }
 
 void redstart_shim_end(Run* run) {
-    for (auto& early : run->early) early.second.release();  // Not finished: as after a failure.
+    for (auto& [number, block] : run->early) {
+        if (block) put_back(std::move(block), false);
+    }
     delete run;
 }
 }
 
 }  // namespace shim
 
-// Kernels are compiled with the compiler's checks of alignment, and these are what they call: the launch fails,
-// and the process goes on. With the sanitizers proper, these stand before their library's.
+// Kernels are compiled with the compiler's checks of alignment, and these are what they call: the launch
+// fails, and the process goes on. With the sanitizers proper, these stand before their library's.
 namespace {
 struct SourceLocation {
     const char* file;
@@ -705,7 +730,8 @@ void __ubsan_handle_type_mismatch_v1(const Mismatch* mismatch, const void* point
     const char* file = slash ? slash + 1 : mismatch->at.file;
     unsigned alignment = 1u << mismatch->log_alignment;
     if (shim::address(pointer) % alignment)
-        shim::fail("%s:%u uses %p, which is not aligned to %u bytes", file, mismatch->at.line, pointer, alignment);
+        shim::fail("%s:%u uses %p, which is not aligned to %u bytes", file, mismatch->at.line, pointer,
+                   alignment);
     shim::fail("%s:%u uses %p, which is null or too small an object", file, mismatch->at.line, pointer);
 }
 void __ubsan_handle_type_mismatch_v1_abort(const Mismatch* mismatch, const void* pointer) {

@@ -1,10 +1,10 @@
-// The host's half of `cuda/primitives.cuh`, which includes this file: every function of that header once more,
-// with the same meaning, for a machine without a GPU.
+// The host's half of `cuda/primitives.cuh`, which includes this file: every function of that header once
+// more, with the same meaning, for a machine without a GPU.
 //
 // A CUDA thread is a fiber (`runtime.cpp`), so it can stop in the middle of a kernel, at a barrier or at a
 // warp's collective, until the others are there. Whatever the GPU leaves undefined is made as wrong as it can
-// be: fresh memory holds 0xff bytes (a NaN, read as a number), an asynchronous copy does not happen before the
-// wait for it, and what the hardware forbids ends the launch with an error that names the thread.
+// be: fresh memory holds 0xff bytes (a NaN, read as a number), an asynchronous copy does not happen before
+// the wait for it, and what the hardware forbids ends the launch with an error that names the thread.
 //
 // Only compiler built-ins are used, no header of the C++ library: a kernel cannot come to depend on one.
 #pragma once
@@ -15,8 +15,8 @@
 #define KERNEL(name, Params, threads, blocks) SHIM_KERNEL(name, Params, threads, blocks)
 #define SHIM_KERNEL(name, Params, threads, blocks)                                                           \
     static void name(const Params& p);                                                                       \
-    static const ::shim::Kernel name##_kernel{                                                               \
-        #name, [](const void* params) { name(*static_cast<const Params*>(params)); }, sizeof(Params), threads}; \
+    static void name##_run(const void* params) { name(*static_cast<const Params*>(params)); }                \
+    static const ::shim::Kernel name##_kernel{#name, name##_run, sizeof(Params), threads};                   \
     static void name([[maybe_unused]] const Params& p)
 
 namespace shim {
@@ -78,7 +78,8 @@ void copy_async_wait(u32 pending);
 inline u64 address(const void* pointer) { return reinterpret_cast<u64>(pointer); }
 
 inline void expect_shared(const void* pointer, u64 bytes, const char* what) {
-    if (address(pointer) < address(now.shared) || address(pointer) + bytes > address(now.shared) + now.shared_bytes)
+    u64 offset = address(pointer) - address(now.shared);
+    if (offset > now.shared_bytes || bytes > now.shared_bytes - offset)
         fail("%s at %p is not in the block's shared memory", what, pointer);
 }
 
@@ -102,28 +103,14 @@ inline float half_to_float(u16 half) {
     return bits_as<float>(bits_as<u32>(f) | (half & 0x8000u) << 16);
 }
 
-// Rounds to nearest even, once, whichever type it comes from; NaN becomes the GPU's only one.
-inline u16 double_to_half(double from) {
-    constexpr u64 infinity = 0x7ff0000000000000, overflow = 0x40effe0000000000 /* 65520 */;
-    u64 bits = bits_as<u64>(from);
-    u32 sign = static_cast<u32>(bits >> 48) & 0x8000;
-    bits &= ~(1ull << 63);
-    if (bits > infinity) return 0x7fff;
-    if (bits >= overflow) return static_cast<u16>(sign | 0x7c00);
-    u64 half;
-    if (bits < 0x3f10000000000000) {
-        // Below 2^-14. Beside 2^28 the last bit of a double is worth 2^-24, the smallest half.
-        half = bits_as<u64>(bits_as<double>(bits) + 0x1p28) - bits_as<u64>(0x1p28);
-    } else {
-        u64 odd = bits >> 42 & 1;
-        half = (bits + (1ull << 41) - 1 + odd - (1008ull << 52)) >> 42;
-    }
-    return static_cast<u16>(sign | half);
-}
+// Rounds to nearest even, once, whichever type it comes from; NaN becomes the GPU's only one. Not inline,
+// because kernels use it so often that it would be a fifth of the time to compile them.
+u16 double_to_half(double from);
 
+// A pair of what `function` makes of the halves at bits 0 and 16.
 template <class Function>
 inline u32 each_half(Function function) {
-    return static_cast<u32>(function(0)) | static_cast<u32>(function(16)) << 16;
+    return double_to_half(function(0)) | static_cast<u32>(double_to_half(function(16))) << 16;
 }
 inline double half_at(u32 pair, u32 shift) { return half_to_float(static_cast<u16>(pair >> shift)); }
 
@@ -228,17 +215,17 @@ DEVICE u32 pick_bytes(u32 a, u32 b, u32 selector) {
 // In double precision the sums and products of halves are exact, or so close that rounding once more gives
 // what rounding the exact value gives.
 DEVICE u32 add_pairs(u32 a, u32 b) {
-    return shim::each_half([&](u32 at) { return shim::double_to_half(shim::half_at(a, at) + shim::half_at(b, at)); });
+    return shim::each_half([&](u32 at) { return shim::half_at(a, at) + shim::half_at(b, at); });
 }
 DEVICE u32 subtract_pairs(u32 a, u32 b) {
-    return shim::each_half([&](u32 at) { return shim::double_to_half(shim::half_at(a, at) - shim::half_at(b, at)); });
+    return shim::each_half([&](u32 at) { return shim::half_at(a, at) - shim::half_at(b, at); });
 }
 DEVICE u32 multiply_pairs(u32 a, u32 b) {
-    return shim::each_half([&](u32 at) { return shim::double_to_half(shim::half_at(a, at) * shim::half_at(b, at)); });
+    return shim::each_half([&](u32 at) { return shim::half_at(a, at) * shim::half_at(b, at); });
 }
 DEVICE u32 multiply_add_pairs(u32 a, u32 b, u32 c) {
     return shim::each_half([&](u32 at) {
-        return shim::double_to_half(shim::half_at(a, at) * shim::half_at(b, at) + shim::half_at(c, at));
+        return shim::half_at(a, at) * shim::half_at(b, at) + shim::half_at(c, at);
     });
 }
 DEVICE float half_to_float(u16 bits) { return shim::half_to_float(bits); }

@@ -57,7 +57,8 @@ DEVICE void tile_product(const ProductParams& p) {
         // Row `lane / 2` of a, half `lane % 2`; the first 16 lanes take a row of b each.
         const u16* a = valid ? p.a + lane / 2 * p.depth + tile * 16 + lane % 2 * 8 : p.a;
         copy_async_16(stage + lane * 8, a, valid);
-        if (lane < 16) copy_async_16(stage + 256 + lane * 8, valid ? p.b + (tile * 16 + lane) * 8 : p.b, valid);
+        const u16* b = valid ? p.b + (tile * 16 + lane) * 8 : p.b;
+        if (lane < 16) copy_async_16(stage + 256 + lane * 8, b, valid);
         copy_async_commit();
     };
     float sum[4] = {};

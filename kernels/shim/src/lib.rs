@@ -1,19 +1,29 @@
 //! Runs the CUDA kernels as plain C++ on the host.
 //!
 //! [`HostDevice`] is a [`Device`] without a card. `build.rs` compiles the same `kernels/cuda/*.cu` that nvcc
-//! compiles, as C++20; `cpp/shim.hpp` gives their primitives a meaning here, and `cpp/runtime.cpp` runs a block
-//! at a time with a fiber for every thread. Kernels enter themselves into a list by being linked in.
+//! compiles, as C++20; `cpp/shim.hpp` gives their primitives a meaning here, and `cpp/runtime.cpp` runs a
+//! block at a time with a fiber for every thread. Kernels enter themselves into a list by being linked in.
 //!
-//! It is for tests, and it is strict: fresh device memory, and shared memory at the start of a block, is full of
-//! 0xff bytes; an asynchronous copy happens when it is waited for and not before; every allocation has exactly
-//! the bytes that were asked for. Threads, and blocks, run in an order that the test chooses ([`Order`]), so
-//! that a missing barrier shows up as a difference between orders. With [`Options::overlap_eagerly`] a kernel
-//! that does not wait for the one before it reads what is not there yet. A barrier that only some threads
-//! reach, a collective that only some lanes call, an address that is not aligned: the launch fails with
-//! [`DeviceError::Failed`], which names kernel, block and thread.
+//! It is for tests, and it is strict: fresh device memory, and shared memory at the start of a block, is full
+//! of 0xff bytes; an asynchronous copy happens when it is waited for and not before; every allocation has
+//! exactly the bytes that were asked for. Threads, and blocks, run in an order that the test chooses
+//! ([`Order`]), so that a missing barrier shows up as a difference between orders. With
+//! [`Options::overlap_eagerly`] a kernel that does not wait for the one before it reads what is not there
+//! yet. A barrier that only some threads reach, a collective that only some lanes call, an address that is
+//! not aligned: the launch fails with [`DeviceError::Failed`], which names kernel, block and thread.
 //!
-//! What it cannot find are races that the order of threads does not bring out, and wrong memory orders between
-//! blocks: those are for the card.
+//! With the address and undefined-behaviour sanitizers (GCC on Linux) an access outside a buffer ends the
+//! process with a report that names the line of the kernel. One command runs everything that way:
+//!
+//! ```sh
+//! REDSTART_SHIM_SANITIZE=address,undefined \
+//!     cargo nextest run -p redstart-kernels-shim --target-dir target/sanitize
+//! ```
+//!
+//! What it cannot find are races that the order of threads does not bring out, and wrong memory orders
+//! between blocks: those are for the card. It needs a Unix system; on others this crate is empty.
+
+#![cfg(unix)]
 
 use std::alloc::{Layout, alloc, dealloc};
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -77,16 +87,6 @@ impl Default for Options {
     }
 }
 
-/// The name of every kernel there is.
-///
-/// # Errors
-/// When two kernels have the same name.
-pub fn kernel_names() -> Result<Vec<&'static str>, DeviceError> {
-    let mut names: Vec<_> = kernels()?.keys().copied().collect();
-    names.sort_unstable();
-    Ok(names)
-}
-
 /// A device that runs kernels on the host; see the page of the crate.
 pub struct HostDevice {
     options: Options,
@@ -103,8 +103,8 @@ pub struct HostDevice {
     marks_made: u32,
 }
 
-/// Launches that may be waiting while a later one starts early. With programmatic launches, a kernel can start
-/// when the one before it has started, and that one when the one before *it* has.
+/// Launches that may be waiting while a later one starts early. With programmatic launches, a kernel can
+/// start when the one before it has started, and that one when the one before *it* has.
 const MAX_HELD: usize = 2;
 
 impl Default for HostDevice {
@@ -196,6 +196,9 @@ impl HostDevice {
         }
         if grid.contains(&0) || grid[0] > i32::MAX as u32 || grid[1] > 65535 || grid[2] > 65535 {
             return refuse(format!("a grid of {grid:?} blocks"));
+        }
+        if grid.iter().try_fold(1u32, |product, blocks| product.checked_mul(*blocks)).is_none() {
+            return refuse(format!("a grid of {grid:?} blocks is more than the shim counts"));
         }
         Ok(kernel)
     }

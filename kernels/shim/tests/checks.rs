@@ -1,14 +1,16 @@
-//! Every kernel against its float64 reference, on the host shim: in both orders of threads and blocks, and with
-//! every launch started as early as a card could start it.
+//! Every kernel against its float64 reference, on the host shim: in both orders of threads and blocks, and
+//! with every launch started as early as a card could start it.
 //!
-//! One test a family and way of running, so that the test runner spreads them over the cores. Seeds are fixed:
-//! a failure names its own.
+//! One test a family and way of running, so that the test runner spreads them over the cores. Seeds are
+//! fixed: a failure names its own.
+
+#![cfg(unix)]
 
 use redstart_kernels_checks::{Case, attention, elementwise, linear, sampling};
 use redstart_kernels_shim::{HostDevice, Options, Order};
 
-/// Runs all small cases and lists what failed. Each gets a fresh device, so that no case leans on what another
-/// left in memory.
+/// Runs all small cases and lists what failed. Each gets a fresh device, so that no case leans on what
+/// another left in memory.
 #[track_caller]
 fn check(cases: Vec<Case>, options: &Options, seeds: &[u64]) {
     let mut failures = Vec::new();

@@ -1,5 +1,7 @@
 //! The shim's own tests: that primitives mean what they say, and that it finds the mistakes it is there for.
 
+#![cfg(unix)]
+
 use std::time::Instant;
 
 use bytemuck::Pod;
@@ -406,17 +408,21 @@ fn collectives_reach_all_lanes() {
     }
 }
 
-/// Not a measurement: a tenth of this is usual. It is for the day when every barrier became a system call.
+/// Not a measurement, but for the day when a barrier becomes a system call; a fifth of this is usual.
+/// The best of many short rounds, so that a busy machine does not matter.
 #[test]
-fn barriers_are_fast() {
+fn barriers_and_products_are_fast() {
+    const COUNT: u64 = 50;
     let mut device = HostDevice::default();
     let to = device.allocate(1024, "to").unwrap();
-    for (kernel, threads) in [("shim_test_barriers", 256), ("shim_test_products", 256)] {
-        launch(&mut device, kernel, 1, threads, &[0, to.address(), 1 << 32]).unwrap();
-        let start = Instant::now();
-        launch(&mut device, kernel, 1, threads, &[0, to.address(), 1000 << 32]).unwrap();
-        let micros = start.elapsed().as_secs_f64() * 1e6 / 1000.0;
-        assert!(micros < 50.0 || cfg!(sanitized), "{kernel}: {micros:.1} us");
+    for kernel in ["shim_test_barriers", "shim_test_products"] {
+        let round = |device: &mut HostDevice| {
+            let start = Instant::now();
+            launch(device, kernel, 1, THREADS, &[0, to.address(), COUNT << 32]).unwrap();
+            start.elapsed().as_secs_f64() * 1e6 / COUNT as f64
+        };
+        let micros = (0..100).map(|_| round(&mut device)).fold(f64::INFINITY, f64::min);
+        assert!(micros < 20.0 || cfg!(sanitized), "{kernel}: {micros:.1} us for {THREADS} threads");
     }
 }
 
