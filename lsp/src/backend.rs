@@ -3,7 +3,7 @@
 use redstart_engine::backend::Backend;
 use redstart_engine::checkpoint::Checkpoint;
 use redstart_engine::cpu::{CpuBackend, CpuOptions, KvFormat};
-use redstart_engine::cuda::{self, CudaBackend, CudaOptions, HeadFormat, WeightFormat};
+use redstart_engine::cuda::{self, CudaBackend, CudaOptions, HeadFormat, Urgency, WeightFormat};
 use redstart_engine::engine::KvCacheSize;
 
 use crate::model::{BackendChoice, GpuOptions, HeadType, KvCacheType, ModelSource, RunOptions, WeightType};
@@ -80,9 +80,10 @@ fn on_gpu(checkpoint: &Checkpoint, options: &RunOptions) -> Result<Placed, Strin
     if options.exact {
         return Err("--exact is for the processor; on a GPU activations are always 16-bit".into());
     }
-    let device = cuda::open(options.gpu.yields).map_err(|error| error.to_string())?;
-    let mut backend = CudaBackend::new(checkpoint, device, cuda_options(options))
-        .map_err(|error| error.to_string())?;
+    let urgency = if options.gpu.yields { Urgency::Yields } else { Urgency::First };
+    let device = cuda::open(urgency).map_err(|error| error.to_string())?;
+    let mut backend =
+        CudaBackend::new(checkpoint, device, cuda_options(options)).map_err(|error| error.to_string())?;
     // A pool of a size that was asked for is refused by the engine if it does not fit.
     let kv_cache = match options.kv_cache {
         Some(wanted) => wanted,

@@ -43,14 +43,28 @@ impl Loader {
     /// A loader; nothing is loaded yet.
     pub fn new(options: RunOptions, plugins: PluginFiles) -> Arc<Self> {
         let (state, _) = watch::channel(ModelState::Loading { what: "waiting to load a model".into() });
-        Arc::new(Self { state, wanted: Mutex::default(), options, plugins, first: None, load: model::load_and_watch })
+        Arc::new(Self {
+            state,
+            wanted: Mutex::default(),
+            options,
+            plugins,
+            first: None,
+            load: model::load_and_watch,
+        })
     }
 
     /// A loader of a second model: it begins when the one that `first` follows is there, so that each finds
     /// the memory that was meant for it.
     fn after(first: ModelWatch, options: RunOptions, plugins: PluginFiles) -> Arc<Self> {
         let (state, _) = watch::channel(ModelState::Unset);
-        Arc::new(Self { state, wanted: Mutex::default(), options, plugins, first: Some(first), load: model::load_and_watch })
+        Arc::new(Self {
+            state,
+            wanted: Mutex::default(),
+            options,
+            plugins,
+            first: Some(first),
+            load: model::load_and_watch,
+        })
     }
 
     /// Follows the state.
@@ -151,7 +165,9 @@ impl Loader {
 /// there, or why not.
 fn after_failure(reason: &str, on_gpu: bool, served: Duration) -> Result<String, String> {
     match (on_gpu, served >= LEAST_SERVICE) {
-        (true, _) => Ok(format!("the engine on the GPU stopped ({reason}); the processor serves until Redstart is started again")),
+        (true, _) => Ok(format!(
+            "the engine on the GPU stopped ({reason}); the processor serves until Redstart is started again"
+        )),
         (false, true) => Ok(format!("the engine stopped ({reason}) and was started again")),
         (false, false) => Err(format!("the engine stopped: {reason}")),
     }

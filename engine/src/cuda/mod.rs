@@ -27,7 +27,7 @@
 //!
 //! # What lies where
 //!
-//! [`weights`] packs the checkpoint into device memory, [`scratch`] holds what steps work in and the KV pool, [`memory`] says
+//! [`card`] finds the GPU, [`weights`] packs the checkpoint into device memory, [`scratch`] holds what steps work in and the KV pool, [`memory`] says
 //! how large that may be, [`options`] what can be chosen and [`error`] what can go wrong.
 //!
 //! # What is promised
@@ -36,6 +36,7 @@
 //! reused blocks. Between buckets sums are split in other places, so that a token may differ where two are as likely.
 
 mod buckets;
+mod card;
 mod error;
 mod forward;
 mod memory;
@@ -45,6 +46,9 @@ mod step;
 mod weights;
 
 use std::collections::VecDeque;
+
+pub use card::{CardInfo, KernelOrigin, NoCuda, OpenError, Urgency, open, probe};
+pub use redstart_kernels::machine;
 
 use buckets::{Bucket, ShapeRules, StepShape};
 use error::step_error;

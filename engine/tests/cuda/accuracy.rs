@@ -240,9 +240,9 @@ fn a_layer_quantized_in_part_is_the_same_layer() {
             .collect();
         (format!("{name}.weight"), [output, config.hidden_size], bytes)
     });
-    let kept = tensors.iter().filter(|(name, _)| {
-        !PLAIN.iter().any(|plain| name.starts_with(plain) && !name.ends_with(".bias"))
-    });
+    let kept = tensors
+        .iter()
+        .filter(|(name, _)| !PLAIN.iter().any(|plain| name.starts_with(plain) && !name.ends_with(".bias")));
     let mut all: Vec<(String, TensorView<'_>)> = kept.map(|(name, view)| (name.to_owned(), view)).collect();
     for (name, shape, bytes) in &dense {
         all.push((name.clone(), TensorView::new(Dtype::F16, shape.to_vec(), bytes).unwrap()));

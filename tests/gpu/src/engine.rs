@@ -172,7 +172,8 @@ fn differences(cases: &[Case], answers: &[InspectAnswer]) -> Result<Differences,
         }
     }
     // A NaN stays one in the sum and fails every comparison.
-    let largest = all.iter().fold(0.0f32, |largest, &one| if one > largest || one.is_nan() { one } else { largest });
+    let largest =
+        all.iter().fold(0.0f32, |largest, &one| if one > largest || one.is_nan() { one } else { largest });
     Ok(Differences { mean: all.iter().sum::<f32>() / all.len() as f32, largest, nll })
 }
 
@@ -201,7 +202,8 @@ fn check_against_cpu(
 
     let mut right = true;
     for (index, (found, expected)) in found.iter().zip(&expected).enumerate() {
-        let square = |values: &mut dyn Iterator<Item = f64>| values.map(|value| value * value).sum::<f64>().sqrt();
+        let square =
+            |values: &mut dyn Iterator<Item = f64>| values.map(|value| value * value).sum::<f64>().sqrt();
         let norm = square(&mut expected.iter().map(|&value| f64::from(value)));
         let off = square(&mut found.iter().zip(expected).map(|(a, b)| f64::from(*a) - f64::from(*b)));
         let (error, rows) = (off / norm, plans[index].num_rows());

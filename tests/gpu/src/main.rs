@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
-use redstart_engine::cuda::{self, machine};
+use redstart_engine::cuda::{self, Urgency, machine};
 use redstart_engine::synthetic::SyntheticModel;
 use redstart_gpu::{check, engine, kernels};
 
@@ -65,20 +65,24 @@ fn run(command: Command) -> anyhow::Result<bool> {
     match command {
         Command::GpuCheck { small, oracle, seed } => {
             let seed = seed.unwrap_or_else(|| fastrand::u64(..));
-            let mut device = cuda::open(false)?;
+            let mut device = cuda::open(Urgency::First)?;
             println!("{}", describe(device.properties()));
             let failed = check::run(device.as_mut(), small, seed, &mut std::io::stdout().lock())?;
             drop(device);
-            let mut open = || Ok(cuda::open(false)?);
+            let mut open = || Ok(cuda::open(Urgency::First)?);
             let right = engine::check(&mut open, &oracle, small, seed, &mut std::io::stdout().lock())
                 .context("checking the whole engine")?;
             Ok(failed == 0 && right)
         }
         Command::GpuKernels { context, rows } => {
-            let mut device = cuda::open(false)?;
+            let mut device = cuda::open(Urgency::First)?;
             let rates = machine::measure(device.as_mut(), machine::Effort::CARD)?;
             println!("{}", describe(device.properties()));
-            println!("reads {:.0} GB/s; multiplies {:.0} TFLOP/s with mma.sync\n", rates.read / 1e9, rates.matrix / 1e12);
+            println!(
+                "reads {:.0} GB/s; multiplies {:.0} TFLOP/s with mma.sync\n",
+                rates.read / 1e9,
+                rates.matrix / 1e12
+            );
             let measured = kernels::measure(device.as_mut(), &SyntheticModel::B7.config(), &rows, context)?;
             print!("{}", kernels::table(&measured, &rates));
             Ok(true)

@@ -7,7 +7,8 @@ use std::time::Instant;
 
 use anyhow::{Context, ensure};
 use clap::Args;
-use redstart_engine::cuda::{self, machine::{self, Effort}};
+use redstart_engine::cuda::machine::{self, Effort};
+use redstart_engine::cuda::{self, Urgency};
 
 use crate::commands::{print, thread_count};
 
@@ -58,7 +59,7 @@ pub(super) fn measure(threads: usize) -> anyhow::Result<f64> {
 
 /// Bytes per second that the GPU reads from its memory, in GB.
 pub(super) fn measure_gpu() -> anyhow::Result<f64> {
-    let mut device = cuda::open(false)?;
+    let mut device = cuda::open(Urgency::First)?;
     let rates = machine::measure(device.as_mut(), Effort { rounds: 1, ..Effort::CARD })?;
     Ok(rates.read / 1e9)
 }

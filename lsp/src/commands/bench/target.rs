@@ -10,7 +10,9 @@ use redstart_engine::engine::{Engine, EngineOptions, KvCacheSize};
 use redstart_engine::synthetic::SyntheticModel;
 
 use crate::commands::{GpuArgs, memory};
-use crate::model::{BackendChoice, KvCacheType, LoadedBackend, ModelSource, OpenModel, RunOptions, SYNTHETIC_SEED};
+use crate::model::{
+    BackendChoice, KvCacheType, LoadedBackend, ModelSource, OpenModel, RunOptions, SYNTHETIC_SEED,
+};
 
 /// Which model, and what computes it.
 #[derive(Args, Clone)]
