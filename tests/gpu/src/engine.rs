@@ -20,15 +20,18 @@ use serde::Deserialize;
 /// Opens the device anew; what was opened before has been dropped.
 pub type OpenDevice<'a> = &'a mut dyn FnMut() -> Result<Box<dyn Device>>;
 
-/// What log-probabilities and likelihoods may be off, as for the CPU backend: mean, largest, likelihood.
-const TOLERANCE: Differences = Differences { mean: 0.05, largest: 0.2, nll: 0.03 };
+/// What log-probabilities and likelihoods may be off, as for the CPU backend. Measured in the shim: a tenth of it.
+const TOLERANCE: Tolerance = Tolerance { mean: 0.05, largest: 0.2, nll: 0.03, margin: 0.3 };
+
+/// With the head in eight bits, as in the shim's tests of it: these models are small, and rounding tells.
+const HEAD_TOLERANCE: Tolerance = Tolerance { mean: 0.09, largest: 0.4, nll: 0.04, margin: 1.0 };
+
+/// With keys and values in eight bits, three of them mantissa.
+const CACHE_TOLERANCE: Tolerance = Tolerance { mean: 0.2, largest: 1.3, nll: 0.1, margin: 2.0 };
 
 /// What a row of logits may be off from the CPU's: the norm of the difference over the norm. Both keep weights
 /// exactly and round activations to some eleven bits, once a layer.
 const LOGITS_TOLERANCE: f64 = 0.02;
-
-/// Greedy tokens are compared as long as the likeliest leads by this much.
-const MARGIN: f32 = 0.3;
 
 #[derive(Deserialize)]
 struct Expected {
@@ -42,6 +45,14 @@ struct Case {
     prompt_nll: Option<f64>,
     greedy: Vec<u32>,
     greedy_margin: Vec<f32>,
+}
+
+struct Tolerance {
+    mean: f32,
+    largest: f32,
+    nll: f64,
+    /// Greedy tokens are compared as long as the likeliest leads by this much.
+    margin: f32,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -95,34 +106,37 @@ pub fn check_reference(
     if small {
         cases.truncate(3);
     }
-    let formats = [
-        ("", CudaOptions::default()),
-        (", 8-bit head", CudaOptions { head: HeadFormat::Int8, ..CudaOptions::default() }),
-        (", 8-bit cache", CudaOptions { kv: KvFormat::F8, ..CudaOptions::default() }),
+    let head = CudaOptions { head: HeadFormat::Int8, ..CudaOptions::default() };
+    let cache = CudaOptions { kv: KvFormat::F8, ..CudaOptions::default() };
+    let ways = [
+        ("whole", 256, CudaOptions::default(), TOLERANCE),
+        ("in chunks of 50", 50, CudaOptions::default(), TOLERANCE),
+        ("8-bit head", 256, head, HEAD_TOLERANCE),
+        ("8-bit cache", 256, cache, CACHE_TOLERANCE),
     ];
     let mut right = true;
-    for (format, options) in formats {
-        for (way, chunk) in [("whole", 256), ("in chunks of 50", 50)] {
-            let engine = start(open()?, directory, options.clone(), chunk)?;
-            let alone: Vec<_> = cases
-                .iter()
-                .map(|case| ask(&engine, std::slice::from_ref(case)))
-                .collect::<Result<Vec<_>>>()?
-                .concat();
-            for (what, answers) in [("alone", alone), ("together, warm", ask(&engine, &cases)?)] {
-                let found = differences(&cases, &answers);
-                let fits = found.as_ref().is_ok_and(within_tolerance);
-                right &= fits;
-                let verdict = if fits { "ok    " } else { "FAILED" };
-                writeln!(out, "{verdict}  {name}{format}, {way}, {what}: {found:?}")?;
-            }
+    for (way, chunk, options, tolerance) in ways {
+        let engine = start(open()?, directory, options, chunk)?;
+        let alone: Vec<_> = cases
+            .iter()
+            .map(|case| ask(&engine, std::slice::from_ref(case)))
+            .collect::<Result<Vec<_>>>()?
+            .concat();
+        for (what, answers) in [("alone", alone), ("together, warm", ask(&engine, &cases)?)] {
+            let found = differences(&cases, &answers, tolerance.margin);
+            let fits = found.as_ref().is_ok_and(|found| tolerance.holds(found));
+            right &= fits;
+            let verdict = if fits { "ok    " } else { "FAILED" };
+            writeln!(out, "{verdict}  {name}, {way}, {what}: {found:?}")?;
         }
     }
     Ok(right)
 }
 
-fn within_tolerance(found: &Differences) -> bool {
-    found.mean <= TOLERANCE.mean && found.largest <= TOLERANCE.largest && found.nll <= TOLERANCE.nll
+impl Tolerance {
+    fn holds(&self, found: &Differences) -> bool {
+        found.mean <= self.mean && found.largest <= self.largest && found.nll <= self.nll
+    }
 }
 
 fn start(device: Box<dyn Device>, directory: &Path, options: CudaOptions, chunk: usize) -> Result<Engine> {
@@ -155,7 +169,7 @@ fn ask(engine: &Engine, cases: &[Case]) -> Result<Vec<InspectAnswer>> {
 }
 
 /// How far answers are from what is expected, or what is wrong with them altogether.
-fn differences(cases: &[Case], answers: &[InspectAnswer]) -> Result<Differences, String> {
+fn differences(cases: &[Case], answers: &[InspectAnswer], margin: f32) -> Result<Differences, String> {
     let (mut all, mut nll) = (Vec::new(), 0.0f64);
     for (case, answer) in cases.iter().zip(answers) {
         for &(id, expected) in &case.next_top8 {
@@ -166,7 +180,7 @@ fn differences(cases: &[Case], answers: &[InspectAnswer]) -> Result<Differences,
         if let (Some(expected), Some(found)) = (case.prompt_nll, answer.prompt_nll) {
             nll = nll.max((found - expected).abs());
         }
-        let sure = case.greedy_margin.iter().take_while(|margin| **margin >= MARGIN).count();
+        let sure = case.greedy_margin.iter().take_while(|step| **step >= margin).count();
         if answer.greedy.get(..sure) != case.greedy.get(..sure) {
             return Err(format!("greedy tokens {:?} instead of {:?}", answer.greedy, &case.greedy[..sure]));
         }
