@@ -30,6 +30,7 @@ pub mod detokenizer;
 pub mod engine;
 pub mod generator;
 pub mod inspect;
+mod plan_check;
 pub mod prefix_index;
 pub mod request;
 pub mod sampling;
