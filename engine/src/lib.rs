@@ -26,6 +26,7 @@ pub mod block_pool;
 pub mod checkpoint;
 pub mod config;
 pub mod cpu;
+pub mod cuda;
 pub mod detokenizer;
 pub mod engine;
 pub mod generator;
