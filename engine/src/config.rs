@@ -1,8 +1,8 @@
 //! `config.json`: the shape of a model, checked before any weight is read.
 //!
-//! Supported: `Qwen2ForCausalLM` (Qwen2, Qwen2.5, Qwen2.5-Coder) and `Qwen3ForCausalLM` (dense Qwen3), with plain or AWQ
-//! GEMM int4 weights. Everything else is refused with what was found and what is supported, because a model that runs
-//! with a field misread is worse than one that does not run.
+//! Supported: `Qwen2ForCausalLM` (Qwen2, Qwen2.5, Qwen2.5-Coder) and `Qwen3ForCausalLM` (dense Qwen3), with
+//! plain or AWQ GEMM int4 weights. Everything else is refused with what was found and what is supported,
+//! because a model that runs with a field misread is worse than one that does not run.
 
 use serde_json::{Map, Value};
 
@@ -186,7 +186,8 @@ impl ModelConfig {
         self.architecture == Architecture::Qwen2
     }
 
-    /// Whether query and key heads are normed (`self_attn.q_norm`, `self_attn.k_norm`) before they are turned.
+    /// Whether query and key heads are normed (`self_attn.q_norm`, `self_attn.k_norm`) before they are
+    /// turned.
     pub fn qk_norm(&self) -> bool {
         self.architecture == Architecture::Qwen3
     }
@@ -216,8 +217,8 @@ fn architecture(fields: &Fields) -> Result<Architecture, ConfigError> {
     }
 }
 
-/// Sliding windows are refused only where a layer would really use one; so are Qwen3's optional biases, which no
-/// published model has.
+/// Sliding windows are refused only where a layer would really use one; so are Qwen3's optional biases,
+/// which no published model has.
 fn check_attention(fields: &Fields, architecture: Architecture) -> Result<(), ConfigError> {
     if architecture == Architecture::Qwen3 && fields.flag("attention_bias")?.unwrap_or(false) {
         return Err(ConfigError::Unsupported {

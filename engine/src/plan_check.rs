@@ -1,5 +1,5 @@
-//! Refuses a plan that would read or write outside what it owns. A wrong plan is a fault of the scheduler, and must
-//! not become a wrong memory access of a backend.
+//! Refuses a plan that would read or write outside what it owns. A wrong plan is a fault of the scheduler,
+//! and must not become a wrong memory access of a backend.
 
 use crate::step_plan::{BLOCK_SIZE, PlannedSequence, StepPlan, Wanted};
 
@@ -24,9 +24,9 @@ pub(crate) fn check_plan(plan: &StepPlan, limits: Limits) -> Result<(), String> 
         .map_err(malformed)
 }
 
-/// Checks what [`DeviceSteps`](crate::backend::DeviceSteps) look at besides: draws, and tokens carried over from the step
-/// before. `drawing` says of each of that step's `logits_rows` whether a token is drawn of it; `None`: no step is under
-/// way.
+/// Checks what [`DeviceSteps`](crate::backend::DeviceSteps) look at besides: draws, and tokens carried over
+/// from the step before. `drawing` says of each of that step's `logits_rows` whether a token is drawn of it;
+/// `None`: no step is under way.
 ///
 /// # Errors
 /// What is wrong with it, in words.

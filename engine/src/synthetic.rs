@@ -1,8 +1,8 @@
 //! Checkpoints of random weights, so that speed can be measured anywhere without a download.
 //!
-//! The shapes are those of Qwen2.5-Coder and of Qwen3-4B, the packing is AutoAWQ's, the numbers are noise: activations
-//! and logits keep the size they have in a trained model, and the text means nothing. A checkpoint is
-//! the image of one `model.safetensors`, in memory or in a directory; both hold the same bytes.
+//! The shapes are those of Qwen2.5-Coder and of Qwen3-4B, the packing is AutoAWQ's, the numbers are noise:
+//! activations and logits keep the size they have in a trained model, and the text means nothing. A
+//! checkpoint is the image of one `model.safetensors`, in memory or in a directory; both hold the same bytes.
 
 use std::fs::File;
 use std::io::Write;

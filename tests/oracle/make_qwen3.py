@@ -4,9 +4,10 @@ float64.
     pip install torch transformers safetensors
     python make_qwen3.py qwen3-bf16
 
-What it covers that the other checkpoints do not: query and key norms, heads that together are wider than the residual
-stream, plain bf16 weights, two shards with an index. The weights come from a seed, but another version of torch may draw
-other numbers; the engine is measured against the committed files, so make them again only to change them on purpose.
+What it covers that the other checkpoints do not: query and key norms, heads that together are wider than the
+residual stream, plain bf16 weights, two shards with an index. The weights come from a seed, but another
+version of torch may draw other numbers; the engine is measured against the committed files, so make them again
+only to change them on purpose.
 """
 
 import json
@@ -39,7 +40,7 @@ GREEDY_STEPS = 16
 
 
 def draw(name, shape, generator):
-    """A tensor whose activations have the size they have in a trained model, attention neither flat nor a point."""
+    """A tensor for activations of a trained model's size, and attention that is neither flat nor a point."""
     noise = torch.randn(shape, generator=generator, dtype=torch.float64)
     if name.endswith(("q_norm.weight", "k_norm.weight")):
         return 1.4 + 0.3 * noise
@@ -72,7 +73,7 @@ def write_checkpoint(folder):
     total = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1) + "\n")
-    fields = dict(architectures=["Qwen3ForCausalLM"], model_type="qwen3", rope_theta=ROPE_THETA, rope_scaling=None)
+    fields = dict(architectures=["Qwen3ForCausalLM"], model_type="qwen3", rope_theta=ROPE_THETA)
     fields |= CONFIG | dict(torch_dtype="bfloat16", use_sliding_window=False, sliding_window=None)
     (folder / "config.json").write_text(json.dumps(fields, indent=1) + "\n")
 
@@ -94,7 +95,7 @@ def load_in_float64(folder):
 
 
 def exact_logits(model, tokens):
-    """Logits after each token. The library takes norms' means and the rotary angles in float32 whatever the model's type."""
+    """Logits after each token. (The library takes norms' means and rotary angles in float32 in any case.)"""
     with torch.no_grad():
         return model(torch.tensor([tokens]), use_cache=False).logits[0].double()
 
@@ -119,19 +120,23 @@ def describe(model, prompt):
     }
 
 
+def random_prompt(length, generator):
+    return torch.randint(3, CONFIG["vocab_size"], (length,), generator=generator).tolist()
+
+
 def main():
     folder = pathlib.Path(sys.argv[1])
     folder.mkdir(exist_ok=True)
     write_checkpoint(folder)
     model = load_in_float64(folder)
     generator = torch.Generator().manual_seed(21)
-    prompts = [torch.randint(3, CONFIG["vocab_size"], (n,), generator=generator).tolist() for n in PROMPT_LENGTHS]
+    prompts = [random_prompt(length, generator) for length in PROMPT_LENGTHS]
     expected = {
         "source": f"transformers {transformers.__version__}, float64, made by make_qwen3.py",
         "next_top8": "[token, log-probability] of the next token after the prompt",
         "prompt_nll": "mean negative log-likelihood (nats) of prompt[1:]",
-        "greedy_margin": "logit gap between best and second at each greedy step: a step with a small gap may rightly "
-        "differ in float16",
+        "greedy_margin": "logit gap between best and second at each greedy step: a step with a small gap may "
+        "rightly differ in float16",
         "cases": [describe(model, prompt) for prompt in prompts],
     }
     (folder / "expected.json").write_text(json.dumps(expected) + "\n")

@@ -1,9 +1,9 @@
 //! The shapes of steps, and the few that are recorded.
 //!
-//! A recorded step is launched with one call, but its grids are fixed. So there are buckets: decode steps of up to
-//! 1, 2, 4 or 8 rows, and tails of prompts of up to 8, 16, 32, 64 or 128. A plan goes to the first bucket that it fits
-//! into; what it leaves empty is marked as such in the uploaded arrays, and costs little. Any other plan is launched
-//! kernel by kernel in a shape of its own.
+//! A recorded step is launched with one call, but its grids are fixed. So there are buckets: decode steps of
+//! up to 1, 2, 4 or 8 rows, and tails of prompts of up to 8, 16, 32, 64 or 128. A plan goes to the first
+//! bucket that it fits into; what it leaves empty is marked as such in the uploaded arrays, and costs little.
+//! Any other plan is launched kernel by kernel in a shape of its own.
 
 use redstart_kernels::attention::{
     AttentionItem, AttentionShape, SequenceRows, Variant, choose_splits, plan_items, scratch_bytes,
@@ -87,14 +87,16 @@ impl ShapeRules {
         StepShape { rows, variant, items: items[1], splits, logits }
     }
 
-    /// Whether a plan fits into a bucket's shape. One that asks for no logits does not: a bucket has the output head in it,
-    /// which is a quarter of a step.
+    /// Whether a plan fits into a bucket's shape. One that asks for no logits does not: a bucket has the
+    /// output head in it, which is a quarter of a step.
     pub(super) fn fits(&self, plan: &StepPlan, shape: &StepShape) -> bool {
+        let items = self.count_items(plan, shape.variant);
+        // A sequence in several narrow items would read its keys once for each.
+        let most_items =
+            if shape.variant == Variant::Narrow { plan.sequences.len() as u32 } else { shape.items };
         plan.num_rows() as u32 <= shape.rows
             && (1..=shape.logits).contains(&(plan.logits_rows.len() as u32))
-            && self.count_items(plan, shape.variant) <= shape.items
-            // A sequence in several narrow items would read its keys once for each.
-            && (shape.variant != Variant::Narrow || self.count_items(plan, shape.variant) == plan.sequences.len() as u32)
+            && items <= most_items.min(shape.items)
     }
 
     fn count_items(&self, plan: &StepPlan, variant: Variant) -> u32 {

@@ -12,9 +12,9 @@
 //! scan, draw                   logits -> drawn
 //! ```
 //!
-//! With few rows the norm is part of the product after it; with more it is a kernel of its own. Where heads are normed
-//! (Qwen3) the products of queries, keys and values come as fp32, and one more kernel norms, rotates and appends them.
-//! Nothing here waits for anything, so the same calls run a step or record it.
+//! With few rows the norm is part of the product after it; with more it is a kernel of its own. Where heads
+//! are normed (Qwen3) the products of queries, keys and values come as fp32, and one more kernel norms,
+//! rotates and appends them. Nothing here waits for anything, so the same calls run a step or record it.
 
 use redstart_kernels::attention::{self, Attention, AttentionShape};
 use redstart_kernels::device::{Buffer, Device, DeviceError};

@@ -1,9 +1,9 @@
 //! How large the KV pool may be.
 //!
-//! When weights and working memory are on the card, what the user allows (`--gpu-memory-utilization`, a share of *all*
-//! of the card's memory, other programs' included) less what is in use is for keys and values. It is not all taken:
-//! [`DEFAULT_TOKENS`] hold the windows of several documents and a long review, and what an editor does not need is
-//! better left to the desktop. Who serves more asks for more (`--kv-cache-mb`).
+//! When weights and working memory are on the card, what the user allows (`--gpu-memory-utilization`, a share
+//! of *all* of the card's memory, other programs' included) less what is in use is for keys and values. It is
+//! not all taken: [`DEFAULT_TOKENS`] hold the windows of several documents and a long review, and what an
+//! editor does not need is better left to the desktop. Who serves more asks for more (`--kv-cache-mb`).
 
 use redstart_kernels::device::{Device, DeviceError};
 
@@ -31,8 +31,8 @@ pub(super) struct PoolRequest {
     pub(super) least_tokens: usize,
 }
 
-/// Blocks that a pool has by default: as many as fit, up to [`DEFAULT_TOKENS`] or, where that is more, one sequence of
-/// the longest length.
+/// Blocks that a pool has by default: as many as fit, up to [`DEFAULT_TOKENS`] or, where that is more, one
+/// sequence of the longest length.
 ///
 /// # Errors
 /// [`PoolTooSmall`] inside when not even `least_tokens` fit; else what the device said.

@@ -1,39 +1,41 @@
 //! The CUDA backend: a model on a GPU, with every kernel launched through [`Device`].
 //!
-//! `Device` is the launch interface of [`redstart_kernels`]. On a card it is the CUDA driver; in tests it is a shim that runs
-//! the same kernels on the host. Nothing here knows which.
+//! `Device` is the launch interface of [`redstart_kernels`]. On a card it is the CUDA driver; in tests it is
+//! a shim that runs the same kernels on the host. Nothing here knows which.
 //!
 //! # How a step runs
 //!
-//! The scheduler hands over a [`StepPlan`]: some tokens, their positions, each sequence's block table, and the rows whose
-//! next token is wanted.
+//! The scheduler hands over a [`StepPlan`]: some tokens, their positions, each sequence's block table, and
+//! the rows whose next token is wanted.
 //!
-//! 1. [`buckets`] finds a recorded step that the plan fits into, or a shape of its own for it. A shape is all that the
-//!    launches themselves depend on: numbers of rows, attention items, splits, and rows to draw from.
-//! 2. [`step`] writes all that the kernels are told, tokens and positions and block tables and how each token is
-//!    drawn, into one stretch of pinned memory, which is copied to the card in one piece.
-//! 3. The recording is replayed, one call for some hundred kernels, or they are launched one by one: [`forward`] lists them.
-//!    The last one leaves the drawn tokens on the card.
+//! 1. [`buckets`] finds a recorded step that the plan fits into, or a shape of its own for it. A shape is all
+//!    that the launches themselves depend on: numbers of rows, attention items, splits, and rows to draw from.
+//! 2. [`step`] writes all that the kernels are told, tokens and positions and block tables and how each token
+//!    is drawn, into one stretch of pinned memory, which is copied to the card in one piece.
+//! 3. The recording is replayed, one call for some hundred kernels, or they are launched one by one:
+//!    [`forward`] lists them. The last one leaves the drawn tokens on the card.
 //! 4. They are copied back, and a mark is set. [`start`](DeviceSteps::start) returns here; nothing waited.
 //! 5. [`finish`](DeviceSteps::finish) waits for the mark and reads the tokens.
 //!
-//! While a step runs the next one can be started: its rows then say "the token that the step before draws for its third
-//! row", and the embedding reads it on the card. That works because the card does everything in the order of the calls; so
-//! there is one step region, one set of working buffers and one array of drawn tokens, and only the pinned memory
-//! exists twice.
+//! While a step runs the next one can be started: its rows then say "the token that the step before draws for
+//! its third row", and the embedding reads it on the card. That works because the card does everything in the
+//! order of the calls; so there is one step region, one set of working buffers and one array of drawn tokens,
+//! and only the pinned memory exists twice.
 //!
-//! Rows whose *logits* are wanted ([`Wanted::Logits`], a prompt's likelihood) take a slower way: the layers run, then the
-//! head for a few rows at a time, and their logits are downloaded before `start` returns.
+//! Rows whose *logits* are wanted ([`Wanted::Logits`], a prompt's likelihood) take a slower way: the layers
+//! run, then the head for a few rows at a time, and their logits are downloaded before `start` returns.
 //!
 //! # What lies where
 //!
-//! [`card`] finds the GPU, [`weights`] packs the checkpoint into device memory, [`scratch`] holds what steps work in and the KV pool, [`memory`] says
-//! how large that may be, [`options`] what can be chosen and [`error`] what can go wrong.
+//! [`card`] finds the GPU, [`weights`] packs the checkpoint into device memory, [`scratch`] holds what steps work in and the KV pool,
+//! [`memory`] says how large that may be, [`options`] what can be chosen, [`supported`] which models the
+//! kernels know, and [`error`] what can go wrong.
 //!
 //! # What is promised
 //!
-//! A shape is deterministic: the same plan in the same bucket gives the same bits, whatever else is in the bucket or in the
-//! reused blocks. Between buckets sums are split in other places, so that a token may differ where two are as likely.
+//! A shape is deterministic: the same plan in the same bucket gives the same bits, whatever else is in the
+//! bucket or in the reused blocks. Between buckets sums are split in other places, so that a token may differ
+//! where two are as likely.
 
 mod buckets;
 mod card;
@@ -43,6 +45,7 @@ mod memory;
 mod options;
 mod scratch;
 mod step;
+mod supported;
 mod weights;
 
 use std::collections::VecDeque;
@@ -59,10 +62,10 @@ use memory::PoolRequest;
 pub use options::{CudaOptions, HeadFormat, KvFormat, WeightFormat};
 use redstart_kernels::attention::AttentionShape;
 use redstart_kernels::device::{Device, DeviceError, Mark, Pinned};
-use redstart_kernels::elementwise::MAX_HIDDEN;
 use redstart_kernels::sampling::{self, Status};
 use scratch::{HEAD_ROWS, KvPool, Scratch};
 use step::{Layout, MAX_SEQUENCES};
+use supported::check_supported;
 use weights::Model;
 
 use crate::backend::{Backend, BackendError, DeviceSteps, MAX_STARTED};
@@ -118,7 +121,8 @@ impl CudaBackend {
     /// Loads a checkpoint. The checkpoint is not needed afterwards.
     ///
     /// # Errors
-    /// When the weights are incomplete or damaged, the kernels have no variant for the model, or it does not fit.
+    /// When the weights are incomplete or damaged, the kernels have no variant for the model, or it does not
+    /// fit.
     pub fn new(
         checkpoint: &Checkpoint,
         mut device: Box<dyn Device>,
@@ -162,11 +166,12 @@ impl CudaBackend {
         })
     }
 
-    /// Blocks that the KV pool should have unless the user says otherwise: what is free now, up to [`DEFAULT_TOKENS`].
+    /// Blocks that the KV pool should have unless the user says otherwise: what is free now, up to
+    /// [`DEFAULT_TOKENS`].
     ///
     /// # Errors
-    /// When there is no room for one sequence of the longest length, if that was asked for, or for one that is worth
-    /// having; the message says what to change.
+    /// When there is no room for one sequence of the longest length, if that was asked for, or for one that
+    /// is worth having; the message says what to change.
     pub fn default_kv_blocks(&mut self) -> Result<usize, CudaError> {
         let least = match self.options.max_model_len {
             Some(_) => self.max_model_len,
@@ -469,31 +474,4 @@ fn read_drawn(record: &sampling::Drawn) -> Result<Drawn, SamplingError> {
 
 fn no_pool() -> DeviceError {
     DeviceError::Failed("the KV cache was never allocated".into())
-}
-
-/// Refuses what the kernels have no variant for.
-fn check_supported(config: &ModelConfig) -> Result<(), String> {
-    let ModelConfig { hidden_size, intermediate_size, head_dim, vocab_size, .. } = *config;
-    let group = config.heads_per_kv_head();
-    let refuse = |what: String, supported: &str| {
-        Err(format!(
-            "the CUDA backend does not run models with {what}; supported: {supported}; take --backend cpu"
-        ))
-    };
-    if !matches!(head_dim, 64 | 128) {
-        return refuse(format!("heads of {head_dim}"), "64 and 128");
-    }
-    if group > 16 {
-        return refuse(format!("{group} query heads to a key/value head"), "up to 16");
-    }
-    if !hidden_size.is_multiple_of(8) || hidden_size > MAX_HIDDEN as usize {
-        return refuse(format!("hidden_size {hidden_size}"), &format!("multiples of 8 up to {MAX_HIDDEN}"));
-    }
-    if !intermediate_size.is_multiple_of(8) {
-        return refuse(format!("intermediate_size {intermediate_size}"), "multiples of 8");
-    }
-    if vocab_size > sampling::MAX_VOCAB {
-        return refuse(format!("{vocab_size} tokens"), &format!("up to {}", sampling::MAX_VOCAB));
-    }
-    Ok(())
 }

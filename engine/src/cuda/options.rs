@@ -8,8 +8,8 @@ pub enum HeadFormat {
     /// Half precision.
     #[default]
     F16,
-    /// Eight-bit integers with a scale for every 128 weights: half the memory and half the time. Where the head is the
-    /// embedding table too, that is read from the same integers.
+    /// Eight-bit integers with a scale for every 128 weights: half the memory and half the time. Where the
+    /// head is the embedding table too, that is read from the same integers.
     Int8,
 }
 

@@ -1,4 +1,5 @@
-//! Device memory that a step works in. Every step uses the same; nothing in it outlives a step but what was drawn.
+//! Device memory that a step works in. Every step uses the same; nothing in it outlives a step but what was
+//! drawn.
 
 use redstart_kernels::attention::KvFormat;
 use redstart_kernels::device::{Buffer, Device, DeviceError};

@@ -4,12 +4,12 @@
 //! tokens | positions | slots | gather | items | draws | block tables | masks
 //! ```
 //!
-//! The first six have the sizes of the step's [shape](StepShape), so a recorded step finds them; the last two are as long
-//! as this plan needs, so that only bytes that mean something are copied. What a shape has and the plan does not fill is
-//! marked empty: no token, no slot, no row to gather, no item, no draw.
+//! The first six have the sizes of the step's [shape](StepShape), so a recorded step finds them; the last two
+//! are as long as this plan needs, so that only bytes that mean something are copied. What a shape has and
+//! the plan does not fill is marked empty: no token, no slot, no row to gather, no item, no draw.
 //!
-//! There is one region, because the device does one thing after another: the upload of a step happens after all kernels
-//! of the step before it. On the host there are as many pinned copies as steps may be under way.
+//! There is one region, because the device does one thing after another: the upload of a step happens after
+//! all kernels of the step before it. On the host there are as many pinned copies as steps may be under way.
 
 use bytemuck::Pod;
 use redstart_kernels::attention::{AttentionItem, SequenceRows};
@@ -180,7 +180,8 @@ fn sample_params(draw: &Draw, mask_at: u32) -> SampleParams {
     }
 }
 
-/// Writes `values` from byte `at` on, and `filler` after them until there are `count`; returns where it ended.
+/// Writes `values` from byte `at` on, and `filler` after them until there are `count`; returns where it
+/// ended.
 fn put<T: Pod>(to: &mut [u8], at: usize, count: usize, filler: T, values: impl Iterator<Item = T>) -> usize {
     let mut end = at;
     let mut write = |value: T| {
@@ -197,4 +198,73 @@ fn put<T: Pod>(to: &mut [u8], at: usize, count: usize, filler: T, values: impl I
         write(filler);
     }
     end
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use redstart_kernels::attention::{Variant, plan_items};
+
+    use super::*;
+    use crate::request::SamplingParams;
+    use crate::step_plan::{Carried, PlannedSequence};
+
+    const SHAPE: StepShape = StepShape { rows: 5, variant: Variant::Narrow, items: 4, splits: 1, logits: 3 };
+
+    fn read<T: Pod>(bytes: &[u8], region: Buffer, array: Buffer) -> Vec<T> {
+        let start = (array.address() - region.address()) as usize;
+        let values = bytes[start..start + array.bytes()].chunks_exact(size_of::<T>());
+        values.map(bytemuck::pod_read_unaligned).collect()
+    }
+
+    #[test]
+    fn what_is_written_lies_where_the_kernels_look_and_the_rest_is_empty() {
+        let allowed: Arc<[u32]> = [9, 8, 7].into();
+        let draw =
+            Draw::new(&SamplingParams { temperature: 0.5, top_k: 3, ..SamplingParams::default() }, 6, 4);
+        let masked = Draw { temperature: 0.0, allowed: Some(allowed), ..draw.clone() };
+        let plan = StepPlan {
+            tokens: vec![40, 41, 0],
+            positions: vec![15, 16, 3],
+            sequences: vec![
+                PlannedSequence { rows: 0..2, block_table: vec![7, 2] },
+                PlannedSequence { rows: 2..3, block_table: vec![5] },
+            ],
+            logits_rows: vec![1, 2],
+            wanted: vec![Wanted::Token(masked), Wanted::Token(draw)],
+            carried: vec![Carried { row: 2, drawn_at: 1 }],
+            ..StepPlan::default()
+        };
+        let mut items = Vec::new();
+        plan_items(&sequence_rows(&plan).collect::<Vec<_>>(), 4, SHAPE.variant, &mut items);
+        let layout = Layout::new(SHAPE);
+        // As if an earlier step had left something.
+        let mut bytes = vec![0xaa; layout.bytes(&plan) + 64];
+        let length = layout.write(&plan, &items, &mut bytes);
+        assert_eq!(length, layout.bytes(&plan));
+        assert!(bytes[length..].iter().all(|byte| *byte == 0xaa));
+
+        let region = Buffer::new(4096, bytes.len());
+        let arrays = layout.arrays(region);
+        let words = |array: Buffer| read::<u32>(&bytes, region, array);
+        assert_eq!(words(arrays.tokens), [40, 41, DRAWN | 1, NONE, NONE]);
+        assert_eq!(words(arrays.positions), [15, 16, 3, 0, 0]);
+        assert_eq!(words(arrays.slots), [7 * 16 + 15, 2 * 16, 5 * 16 + 3, NONE, NONE]);
+        assert_eq!(words(arrays.gather), [1, 2, NONE]);
+        assert_eq!(words(arrays.tables)[..3], [7, 2, 5]);
+        let read_items = read::<AttentionItem>(&bytes, region, arrays.items);
+        assert_eq!((&read_items[..2], &read_items[2..]), (&items[..], &[AttentionItem::default(); 2][..]));
+        assert_eq!((items[1].table_offset, items[1].first_position), (2, 3));
+        let draws = read::<SampleParams>(&bytes, region, arrays.draws);
+        assert_eq!(draws[0].kind, Kind::Likeliest as u32);
+        assert_eq!(words(arrays.masks)[draws[0].mask_offset as usize..][..3], [9, 8, 7]);
+        assert_eq!((draws[1].kind, draws[1].top_k, draws[1].seed), (Kind::ByChance as u32, 3, 6));
+        assert_eq!((draws[1].mask_offset, draws[2]), (NO_MASK, SampleParams::SKIP));
+        for array in
+            [arrays.positions, arrays.slots, arrays.gather, arrays.items, arrays.draws, arrays.tables]
+        {
+            assert_eq!(array.address() % 16, 0);
+        }
+    }
 }

@@ -1,9 +1,9 @@
 //! A checkpoint in device memory.
 //!
-//! Matrices that read the same input become one: queries, keys and values; gate and up. They are packed into the
-//! kernels' layout on the host, by all cores, a few megabytes at a time: while one piece is copied to the card the next
-//! is being packed, and what the checkpoint's file took of memory is given back as it is used up. So loading costs little
-//! host memory whatever the size of the model.
+//! Matrices that read the same input become one: queries, keys and values; gate and up. They are packed into
+//! the kernels' layout on the host, by all cores, a few megabytes at a time: while one piece is copied to the
+//! card the next is being packed, and what the checkpoint's file took of memory is given back as it is used
+//! up. So loading costs little host memory whatever the size of the model.
 
 use std::ops::Range;
 
@@ -292,7 +292,8 @@ impl<'a> Loader<'a> {
         Ok(table)
     }
 
-    /// Fills `to` with units of `unit` bytes (tiles, rows), which `make` makes some of at a time, on any thread.
+    /// Fills `to` with units of `unit` bytes (tiles, rows), which `make` makes some of at a time, on any
+    /// thread.
     fn fill(
         &mut self,
         to: Buffer,

@@ -1,11 +1,12 @@
 //! The CUDA backend, whole models, every kernel run on the host by the shim.
 //!
-//! - [`accuracy`]: how far its log-probabilities are from the float64 reference, in every format and through the engine.
+//! - [`accuracy`]: how far its log-probabilities are from the float64 reference, in every format and through
+//!   the engine.
 //! - [`steps`]: recorded and unrecorded steps, running ahead, drawing, and that a shape's bits do not change.
 //! - [`memory`]: what is said when something does not fit or the device is lost.
 //!
-//! A step of the smallest checkpoint takes some 20 ms here, of the others 100 to 400; prompts and outputs are as long as that
-//! allows.
+//! A step of the smallest checkpoint takes some 20 ms here, of the others 100 to 400; prompts and outputs are
+//! as long as that allows.
 
 mod accuracy;
 mod memory;

@@ -1,4 +1,5 @@
-//! Steps as the engine runs them: started and finished apart, drawn on the device, recorded where a bucket fits.
+//! Steps as the engine runs them: started and finished apart, drawn on the device, recorded where a bucket
+//! fits.
 
 use std::sync::Arc;
 
@@ -117,8 +118,8 @@ fn plan_rows(harness: &mut Harness<CudaBackend>, sequences: &mut [Sequence], row
     harness.plan(&mut work, false)
 }
 
-/// Every bucket, by plans that just fit or leave some empty, and plans that fit none: what they draw is what the logits
-/// of the same plan say.
+/// Every bucket, by plans that just fit or leave some empty, and plans that fit none: what they draw is what
+/// the logits of the same plan say.
 fn check_buckets(checkpoint: &str, plans: &[&[usize]]) {
     let mut harness = harness(checkpoint, options());
     for rows in plans {
@@ -240,7 +241,8 @@ fn tokens_are_carried_by_their_place() {
     assert_eq!(run(&mut harness.backend, &StepPlan { tokens, ..known }), ahead);
 }
 
-/// Tokens and logits of the same rows in one step: what the device draws is what the host would draw from the logits.
+/// Tokens and logits of the same rows in one step: what the device draws is what the host would draw from the
+/// logits.
 #[test]
 fn the_device_draws_what_the_host_would() {
     let mut harness = harness(SMALLEST, options());
@@ -278,7 +280,8 @@ fn argmax_lowest(logits: &[f32]) -> u32 {
     redstart_engine::sampling::argmax(logits).unwrap()
 }
 
-/// Threads and blocks in other orders, kernels that start before the one before them has ended: the same bits.
+/// Threads and blocks in other orders, kernels that start before the one before them has ended: the same
+/// bits.
 #[test]
 fn the_order_of_threads_changes_no_bit() {
     let results: Vec<_> = [

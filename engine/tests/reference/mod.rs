@@ -88,8 +88,8 @@ impl<B: Backend> Harness<B> {
         Self { backend, free }
     }
 
-    /// A step that appends to each sequence its tokens, asking for the logits of every row if `all_rows`, else of the
-    /// last row of each sequence.
+    /// A step that appends to each sequence its tokens, asking for the logits of every row if `all_rows`,
+    /// else of the last row of each sequence.
     pub(crate) fn plan(&mut self, work: &mut [(&mut Sequence, &[u32])], all_rows: bool) -> StepPlan {
         let mut plan = StepPlan::default();
         for (sequence, tokens) in work.iter_mut() {
