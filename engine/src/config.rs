@@ -1,14 +1,25 @@
 //! `config.json`: the shape of a model, checked before any weight is read.
 //!
-//! Supported: `Qwen2ForCausalLM` (Qwen2, Qwen2.5, Qwen2.5-Coder) with plain or AWQ GEMM int4 weights.
-//! Everything else is refused with what was found and what is supported, because a model that runs
-//! with a field misread is worse than one that does not run.
+//! Supported: `Qwen2ForCausalLM` (Qwen2, Qwen2.5, Qwen2.5-Coder) and `Qwen3ForCausalLM` (dense Qwen3), with
+//! plain or AWQ GEMM int4 weights. Everything else is refused with what was found and what is supported,
+//! because a model that runs with a field misread is worse than one that does not run.
 
 use serde_json::{Map, Value};
 
-/// Shape and constants of a Qwen2 model.
+/// Which family of models; they differ in a few details of attention.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Architecture {
+    /// Biases on the query, key and value layers.
+    Qwen2,
+    /// No biases; every query and key head is normed before the rotary embedding.
+    Qwen3,
+}
+
+/// Shape and constants of a model.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelConfig {
+    /// Its family.
+    pub architecture: Architecture,
     /// Width of the residual stream.
     pub hidden_size: usize,
     /// Number of transformer layers.
@@ -94,8 +105,8 @@ impl ModelConfig {
     /// See [`ConfigError`].
     pub fn parse(config_json: &[u8], generation_config_json: Option<&[u8]>) -> Result<Self, ConfigError> {
         let fields = Fields::parse("config.json", config_json)?;
-        check_architecture(&fields)?;
-        check_attention(&fields)?;
+        let architecture = architecture(&fields)?;
+        check_attention(&fields, architecture)?;
 
         let hidden_size = fields.size("hidden_size", MAX_WIDTH)?;
         let num_heads = fields.size("num_attention_heads", MAX_WIDTH)?;
@@ -110,6 +121,10 @@ impl ModelConfig {
         }
         let head_dim = match fields.get("head_dim") {
             Some(_) => fields.size("head_dim", MAX_WIDTH)?,
+            // Here it is not implied by the other widths.
+            None if architecture == Architecture::Qwen3 => {
+                return Err(ConfigError::Missing { field: "head_dim".into() });
+            }
             None if hidden_size.is_multiple_of(num_heads) => hidden_size / num_heads,
             None => {
                 return Err(ConfigError::Impossible(format!(
@@ -134,6 +149,7 @@ impl ModelConfig {
             )));
         }
         Ok(Self {
+            architecture,
             hidden_size,
             num_layers: fields.size("num_hidden_layers", MAX_LAYERS)?,
             num_heads,
@@ -154,32 +170,63 @@ impl ModelConfig {
     pub fn heads_per_kv_head(&self) -> usize {
         self.num_heads / self.num_kv_heads
     }
+
+    /// Width of all query heads together; not `hidden_size` in every model.
+    pub fn q_width(&self) -> usize {
+        self.num_heads * self.head_dim
+    }
+
+    /// Width of all key heads together, and of all value heads.
+    pub fn kv_width(&self) -> usize {
+        self.num_kv_heads * self.head_dim
+    }
+
+    /// Whether the query, key and value layers have biases.
+    pub fn qkv_bias(&self) -> bool {
+        self.architecture == Architecture::Qwen2
+    }
+
+    /// Whether query and key heads are normed (`self_attn.q_norm`, `self_attn.k_norm`) before they are
+    /// turned.
+    pub fn qk_norm(&self) -> bool {
+        self.architecture == Architecture::Qwen3
+    }
 }
 
-fn check_architecture(fields: &Fields) -> Result<(), ConfigError> {
-    const SUPPORTED: &str = "Qwen2ForCausalLM (model_type qwen2: Qwen2, Qwen2.5, Qwen2.5-Coder)";
+fn architecture(fields: &Fields) -> Result<Architecture, ConfigError> {
+    const SUPPORTED: &str = "Qwen2ForCausalLM (model_type qwen2: Qwen2, Qwen2.5, Qwen2.5-Coder), \
+         Qwen3ForCausalLM (model_type qwen3: dense Qwen3)";
     let unsupported = |what, found| ConfigError::Unsupported { what, found, supported: SUPPORTED };
-    match fields.get("model_type") {
-        Some(Value::String(model_type)) if model_type == "qwen2" => {}
+    let (architecture, class) = match fields.get("model_type") {
+        Some(Value::String(model_type)) if model_type == "qwen2" => (Architecture::Qwen2, "Qwen2ForCausalLM"),
+        Some(Value::String(model_type)) if model_type == "qwen3" => (Architecture::Qwen3, "Qwen3ForCausalLM"),
         Some(other) => return Err(unsupported("model_type", other.to_string())),
         None => return Err(ConfigError::Missing { field: "model_type".into() }),
-    }
+    };
     match fields.get("architectures") {
-        None => Ok(()),
-        Some(Value::Array(names)) if names.iter().any(|name| name == "Qwen2ForCausalLM") => Ok(()),
-        Some(other) => Err(unsupported("architectures", other.to_string())),
-    }?;
+        None => {}
+        Some(Value::Array(names)) if names.iter().any(|name| name == class) => {}
+        Some(other) => return Err(unsupported("architectures", other.to_string())),
+    }
     match fields.get("hidden_act") {
-        None => Ok(()),
-        Some(Value::String(name)) if name == "silu" => Ok(()),
+        None => Ok(architecture),
+        Some(Value::String(name)) if name == "silu" => Ok(architecture),
         Some(other) => {
             Err(ConfigError::Unsupported { what: "hidden_act", found: other.to_string(), supported: "silu" })
         }
     }
 }
 
-/// Sliding windows are refused only where a layer would really use one.
-fn check_attention(fields: &Fields) -> Result<(), ConfigError> {
+/// Sliding windows are refused only where a layer would really use one; so are Qwen3's optional biases,
+/// which no published model has.
+fn check_attention(fields: &Fields, architecture: Architecture) -> Result<(), ConfigError> {
+    if architecture == Architecture::Qwen3 && fields.flag("attention_bias")?.unwrap_or(false) {
+        return Err(ConfigError::Unsupported {
+            what: "attention_bias",
+            found: "true".into(),
+            supported: "false (for model_type qwen3)",
+        });
+    }
     let sliding = fields.flag("use_sliding_window")?.unwrap_or(false)
         || matches!(fields.get("layer_types"), Some(Value::Array(types))
             if types.iter().any(|kind| kind == "sliding_attention"));
@@ -381,6 +428,33 @@ mod tests {
         assert_eq!(parse_with("/eos_token_id", json!([5, 3])).unwrap().eos_token_ids, [3, 5]);
         assert_eq!(parse_with("/num_key_value_heads", Value::Null).unwrap().num_kv_heads, 5);
         assert_eq!(parse_with("/quantization_config", Value::Null).unwrap().awq_group_size, None);
+    }
+
+    #[test]
+    fn reads_a_qwen3_configuration() {
+        let mut config = sample();
+        for (field, value) in [
+            ("architectures", json!(["Qwen3ForCausalLM"])),
+            ("model_type", json!("qwen3")),
+            ("head_dim", json!(128)),
+            ("attention_bias", json!(false)),
+        ] {
+            config[field] = value;
+        }
+        let parse = |config: &Value| ModelConfig::parse(config.to_string().as_bytes(), None);
+        let parsed = parse(&config).unwrap();
+        assert_eq!((parsed.q_width(), parsed.hidden_size), (640, 320));
+        assert!(parsed.qk_norm() && !parsed.qkv_bias());
+        for (field, value, word) in [
+            ("head_dim", Value::Null, "head_dim"),
+            ("attention_bias", json!(true), "attention_bias"),
+            ("architectures", json!(["Qwen2ForCausalLM"]), "Qwen3ForCausalLM"),
+        ] {
+            let mut config = config.clone();
+            config[field] = value;
+            let message = parse(&config).unwrap_err().to_string();
+            assert!(message.contains(word), "{message:?} does not say {word:?}");
+        }
     }
 
     #[test]

@@ -7,6 +7,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use tokio::sync::watch;
+
 use crate::backend::{Backend, BackendError, DeviceSteps, MAX_STARTED};
 use crate::generator::{Generation, Generator, ModelInfo};
 use crate::request::{Request, SubmitError};
@@ -122,6 +124,8 @@ struct State {
     shutdown: bool,
     /// Why the thread ended, once it did.
     stopped: Option<String>,
+    /// Told when the thread ended by itself.
+    failed: watch::Sender<Option<String>>,
 }
 
 impl Shared {
@@ -148,7 +152,8 @@ impl Engine {
         info.max_model_len = config.max_model_len;
         info.vocab_size = config.vocab_size;
         let scheduler = Scheduler::new(config, info.tokenizer.clone());
-        let state = State { scheduler, shutdown: false, stopped: None };
+        let failed = watch::channel(None).0;
+        let state = State { scheduler, shutdown: false, stopped: None, failed };
         let shared = Arc::new(Shared { state: Mutex::new(state), wake: Condvar::new() });
         let thread = std::thread::Builder::new()
             .name("redstart-engine".into())
@@ -158,6 +163,12 @@ impl Engine {
             })
             .map_err(EngineError::Thread)?;
         Ok(Self { info, shared, thread: Some(thread) })
+    }
+
+    /// Becomes the reason when the engine stops by itself: its device is lost, or a defect brought it down. Then
+    /// it serves no more and another must be started. Closed when the engine is dropped.
+    pub fn failure(&self) -> watch::Receiver<Option<String>> {
+        self.shared.lock().failed.subscribe()
     }
 
     /// A snapshot of the engine's counters. Waits for no step.
@@ -260,11 +271,12 @@ fn run_until_stopped(shared: &Shared, backend: &mut dyn Backend) {
         Some(device) => run(shared, device),
         None => run(shared, &mut AtOnce { backend, output: StepOutput::default() }),
     }));
-    let reason = match outcome {
-        Ok(Ok(())) => "it was shut down".to_owned(),
-        Ok(Err(lost)) => lost.to_string(),
-        Err(panic) => format!("it panicked: {}", panic_message(panic.as_ref())),
+    let failure = match outcome {
+        Ok(Ok(())) => None,
+        Ok(Err(lost)) => Some(lost.to_string()),
+        Err(panic) => Some(format!("it panicked: {}", panic_message(panic.as_ref()))),
     };
+    let reason = failure.clone().unwrap_or_else(|| "it was shut down".to_owned());
     tracing::debug!(%reason, "the engine thread ends");
     let mut state = shared.lock();
     let message = format!("the engine stopped: {reason}");
@@ -274,6 +286,9 @@ fn run_until_stopped(shared: &Shared, backend: &mut dyn Backend) {
     let told = catch_unwind(AssertUnwindSafe(|| state.scheduler.fail_all(&message, Instant::now())));
     if told.is_err() {
         tracing::error!("the scheduler was left in disorder");
+    }
+    if failure.is_some() {
+        state.failed.send_replace(failure);
     }
 }
 

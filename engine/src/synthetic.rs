@@ -1,8 +1,8 @@
 //! Checkpoints of random weights, so that speed can be measured anywhere without a download.
 //!
-//! The shapes are those of Qwen2.5-Coder, the packing is AutoAWQ's, the numbers are noise: activations
-//! and logits keep the size they have in a trained model, and the text means nothing. A checkpoint is
-//! the image of one `model.safetensors`, in memory or in a directory; both hold the same bytes.
+//! The shapes are those of Qwen2.5-Coder and of Qwen3-4B, the packing is AutoAWQ's, the numbers are noise:
+//! activations and logits keep the size they have in a trained model, and the text means nothing. A
+//! checkpoint is the image of one `model.safetensors`, in memory or in a directory; both hold the same bytes.
 
 use std::fs::File;
 use std::io::Write;
@@ -16,7 +16,7 @@ use serde_json::json;
 
 use crate::awq::COLUMNS_PER_WORD;
 use crate::checkpoint::{Checkpoint, CheckpointError};
-use crate::config::ModelConfig;
+use crate::config::{Architecture, ModelConfig};
 
 /// Bytes that one thread fills at a time.
 const CHUNK_BYTES: usize = 1 << 20;
@@ -35,19 +35,26 @@ pub enum SyntheticModel {
     B3,
     /// Qwen2.5-Coder-7B.
     B7,
+    /// Qwen3-4B.
+    Qwen3B4,
+    /// Qwen3-4B with plain fp16 weights.
+    Qwen3B4Plain,
 }
 
 impl SyntheticModel {
-    /// All of them, the smallest first.
-    pub const ALL: [Self; 4] = [Self::B0_5, Self::B1_5, Self::B3, Self::B7];
+    /// All of them, those of a family together and the smallest first.
+    pub const ALL: [Self; 6] =
+        [Self::B0_5, Self::B1_5, Self::B3, Self::B7, Self::Qwen3B4, Self::Qwen3B4Plain];
 
-    /// `0.5b`, `1.5b`, `3b` or `7b`.
+    /// `0.5b`, `1.5b`, `3b`, `7b`, `qwen3-4b` or `qwen3-4b-fp16`.
     pub fn name(self) -> &'static str {
         match self {
             Self::B0_5 => "0.5b",
             Self::B1_5 => "1.5b",
             Self::B3 => "3b",
             Self::B7 => "7b",
+            Self::Qwen3B4 => "qwen3-4b",
+            Self::Qwen3B4Plain => "qwen3-4b-fp16",
         }
     }
 
@@ -59,8 +66,11 @@ impl SyntheticModel {
                 Self::B1_5 => (1536, 28, [12, 2], 128, 8960, 151_936),
                 Self::B3 => (2048, 36, [16, 2], 128, 11_008, 151_936),
                 Self::B7 => (3584, 28, [28, 4], 128, 18_944, 152_064),
+                Self::Qwen3B4 | Self::Qwen3B4Plain => (2560, 36, [32, 8], 128, 9728, 151_936),
             };
+        let is_qwen3 = matches!(self, Self::Qwen3B4 | Self::Qwen3B4Plain);
         ModelConfig {
+            architecture: if is_qwen3 { Architecture::Qwen3 } else { Architecture::Qwen2 },
             hidden_size,
             num_layers,
             num_heads,
@@ -71,9 +81,9 @@ impl SyntheticModel {
             tie_word_embeddings: self != Self::B7,
             rope_theta: 1e6,
             rms_norm_eps: 1e-6,
-            max_position_embeddings: 32_768,
+            max_position_embeddings: if is_qwen3 { 40_960 } else { 32_768 },
             eos_token_ids: vec![151_643, 151_645],
-            awq_group_size: Some(128),
+            awq_group_size: (self != Self::Qwen3B4Plain).then_some(128),
         }
     }
 
@@ -98,7 +108,9 @@ impl FromStr for SyntheticModel {
 
 /// No [`SyntheticModel`] has this name.
 #[derive(Debug, thiserror::Error)]
-#[error("there are no shapes for a model of size '{0}'; known sizes: 0.5b, 1.5b, 3b, 7b")]
+#[error(
+    "there are no shapes for a model of size '{0}'; known sizes: 0.5b, 1.5b, 3b, 7b, qwen3-4b, qwen3-4b-fp16"
+)]
 pub struct UnknownSize(String);
 
 impl Checkpoint {
@@ -134,9 +146,13 @@ fn config_json(config: &ModelConfig) -> String {
             "version": "gemm", "modules_to_not_convert": null,
         })
     });
+    let (class, model_type) = match config.architecture {
+        Architecture::Qwen2 => ("Qwen2ForCausalLM", "qwen2"),
+        Architecture::Qwen3 => ("Qwen3ForCausalLM", "qwen3"),
+    };
     let fields = json!({
-        "architectures": ["Qwen2ForCausalLM"],
-        "model_type": "qwen2",
+        "architectures": [class],
+        "model_type": model_type,
         "hidden_act": "silu",
         "hidden_size": config.hidden_size,
         "num_hidden_layers": config.num_layers,
@@ -217,7 +233,7 @@ impl Values {
 /// its input, and the head so that logits spread over a few units.
 fn plan(config: &ModelConfig) -> Vec<Planned> {
     let (hidden, inner) = (config.hidden_size, config.intermediate_size);
-    let (q_width, kv_width) = (config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim);
+    let (q_width, kv_width) = (config.q_width(), config.kv_width());
     let mut tensors = Vec::new();
     let mut half = |name: String, shape: &[usize], values| {
         tensors.push(Planned { name, dtype: Dtype::F16, shape: shape.into(), values });
@@ -227,8 +243,15 @@ fn plan(config: &ModelConfig) -> Vec<Planned> {
     for layer in 0..config.num_layers {
         let prefix = format!("model.layers.{layer}");
         half(format!("{prefix}.input_layernorm.weight"), &[hidden], Values::ONES);
-        for (name, output) in [("q_proj", q_width), ("k_proj", kv_width), ("v_proj", kv_width)] {
-            half(format!("{prefix}.self_attn.{name}.bias"), &[output], Values::signed(0.02));
+        if config.qkv_bias() {
+            for (name, output) in [("q_proj", q_width), ("k_proj", kv_width), ("v_proj", kv_width)] {
+                half(format!("{prefix}.self_attn.{name}.bias"), &[output], Values::signed(0.02));
+            }
+        }
+        if config.qk_norm() {
+            for name in ["q_norm", "k_norm"] {
+                half(format!("{prefix}.self_attn.{name}.weight"), &[config.head_dim], Values::ONES);
+            }
         }
         half(format!("{prefix}.post_attention_layernorm.weight"), &[hidden], Values::ONES);
     }
@@ -375,7 +398,7 @@ mod tests {
 
     #[test]
     fn the_parameters_are_as_many_as_the_names_say() {
-        for (model, billions) in SyntheticModel::ALL.into_iter().zip([0.49, 1.54, 3.09, 7.62]) {
+        for (model, billions) in SyntheticModel::ALL.into_iter().zip([0.49, 1.54, 3.09, 7.62, 4.02, 4.02]) {
             let elements = |tensor: &Planned| {
                 let packed = if tensor.name.ends_with(".qweight") { COLUMNS_PER_WORD } else { 1 };
                 let is_weight = !tensor.name.ends_with(".qzeros") && !tensor.name.ends_with(".scales");
@@ -421,7 +444,9 @@ mod tests {
     #[test]
     fn the_numbers_stay_the_size_of_a_trained_models() {
         const ROWS: usize = 200;
-        for config in [tiny(), ModelConfig { tie_word_embeddings: true, awq_group_size: None, ..tiny() }] {
+        let qwen3 = ModelConfig { architecture: Architecture::Qwen3, head_dim: 64, ..tiny() };
+        let plain = ModelConfig { tie_word_embeddings: true, awq_group_size: None, ..tiny() };
+        for config in [tiny(), plain, qwen3] {
             let options = CpuOptions { threads: Some(1), ..CpuOptions::default() };
             let mut backend = CpuBackend::new(&in_memory(&config, 3), options).unwrap();
             backend.allocate_kv(ROWS.div_ceil(16)).unwrap();

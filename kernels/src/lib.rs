@@ -10,6 +10,7 @@
 //! - [`attention`]: paged attention, split over the keys, with grouped heads packed into rows.
 //! - [`elementwise`]: embedding, norms, rotary positions and the KV append.
 //! - [`sampling`]: logits to a token.
+//! - [`machine`]: how fast the card itself reads and multiplies.
 //! - [`image`]: the kernels that this program carries, compiled or as sources.
 //! - `driver`: the CUDA driver as a device, where there are CUDA drivers.
 
@@ -21,4 +22,5 @@ pub mod elementwise;
 pub mod float8;
 pub mod image;
 pub mod linear;
+pub mod machine;
 pub mod sampling;

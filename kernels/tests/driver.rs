@@ -5,12 +5,12 @@
 #![cfg(all(feature = "driver", any(target_os = "linux", target_os = "windows")))]
 
 use redstart_kernels::device::{Device, DeviceError, Launch, MARKS, Mark};
-use redstart_kernels::driver::{CudaDevice, DeviceChoice, OpenError, probe};
+use redstart_kernels::driver::{CudaDevice, DeviceChoice, OpenError, Urgency, probe};
 use redstart_kernels::image;
 
 #[expect(clippy::print_stdout, reason = "a skipped test says why")]
 fn device() -> Option<CudaDevice> {
-    match CudaDevice::open(DeviceChoice::default()) {
+    match CudaDevice::open(DeviceChoice::default(), Urgency::First) {
         Ok(device) => Some(device),
         Err(OpenError::NoCuda(why)) => {
             println!("skipped: {why}");
@@ -22,7 +22,7 @@ fn device() -> Option<CudaDevice> {
 
 #[test]
 fn opening_says_what_probing_says() {
-    match (probe(), CudaDevice::open(DeviceChoice::default())) {
+    match (probe(), CudaDevice::open(DeviceChoice::default(), Urgency::First)) {
         (Err(why), Err(OpenError::NoCuda(reason))) => assert_eq!(why, reason),
         (Ok(cards), Ok(device)) => assert!(cards.contains(device.card())),
         (cards, device) => panic!("{cards:?}, {:?}", device.err()),

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use redstart_engine::request::{Priority, Request, SamplingParams};
 use redstart_plugins::prompt::{Model, Prompt};
+use tokio::sync::watch;
 
 pub use redstart_syntax::trigger::Trigger;
 
@@ -101,12 +102,19 @@ pub enum Severity {
 /// Builds prompts and runs them. One per server, shared by all requests.
 pub struct Assistant {
     model: ModelWatch,
+    reviewer: ModelWatch,
 }
 
 impl Assistant {
     /// An assistant for the model that `model` follows.
     pub fn new(model: ModelWatch) -> Arc<Self> {
-        Arc::new(Self { model })
+        Self::with_reviewer(model, watch::channel(ModelState::Unset).1)
+    }
+
+    /// An assistant with a second model for reviews; as long as that is [unset](ModelState::Unset), the first
+    /// does both.
+    pub fn with_reviewer(model: ModelWatch, reviewer: ModelWatch) -> Arc<Self> {
+        Arc::new(Self { model, reviewer })
     }
 
     /// The model's state.
@@ -114,18 +122,33 @@ impl Assistant {
         &self.model
     }
 
+    /// The second model's state.
+    pub fn reviewer(&self) -> &ModelWatch {
+        &self.reviewer
+    }
+
     /// The model, when it can serve.
     pub(crate) fn ready(&self) -> Result<Arc<LoadedModel>, String> {
-        match &*self.model.borrow() {
-            ModelState::Ready(model) => Ok(Arc::clone(model)),
-            ModelState::Loading { what } => Err(format!("still {what}")),
-            ModelState::Failed { message } => Err(message.clone()),
-        }
+        self.model.borrow().ready()
+    }
+
+    /// The model that reviews, when there is one that does.
+    ///
+    /// # Errors
+    /// Why there is none, in words for the user.
+    pub fn ready_to_review(&self) -> Result<Arc<LoadedModel>, String> {
+        let model = match &*self.reviewer.borrow() {
+            ModelState::Unset => self.ready(),
+            state => state.ready(),
+        }?;
+        model.can_review()?;
+        Ok(model)
     }
 
     /// What the user should be told and has not been: each plugin's first failure.
     pub fn take_notices(&self) -> Vec<String> {
-        self.ready().map(|model| model.plugins.take_notices()).unwrap_or_default()
+        let models = [self.model.borrow().ready(), self.reviewer.borrow().ready()];
+        models.into_iter().flatten().flat_map(|model| model.plugins.take_notices()).collect()
     }
 }
 

@@ -3,9 +3,11 @@
 //! [`server`] speaks LSP and owns the documents; [`assistant`] turns a document snapshot into a
 //! suggestion ([`complete`]) or a review ([`review`]), by way of a prompt plugin and the engine. The
 //! protocol's types stay in [`server`]; the assistant knows ropes and byte offsets only.
+//! [`model`] is a model that serves, [`loader`] what loads it in the background.
 //! [`commands`] are the subcommands of `redstart`.
 
 pub mod assistant;
+pub mod backend;
 pub mod chat;
 pub mod client;
 pub mod commands;
@@ -13,6 +15,7 @@ pub mod complete;
 pub mod document;
 pub mod embedded;
 pub mod encoding;
+pub mod loader;
 pub mod model;
 pub mod plugins;
 pub mod review;

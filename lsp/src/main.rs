@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    redstart::commands::run()
+    redstart::commands::run(std::env::args_os())
 }

@@ -1,16 +1,15 @@
-//! The model's life in the background: loading, ready, failed.
+//! A model that serves: from its files to a running engine, with what builds its prompts.
 //!
-//! Loading takes from milliseconds (the embedded model) to seconds; the server answers meanwhile. So
-//! a [`Loader`] works on a thread of its own and everyone else follows a [`ModelWatch`].
+//! Loading takes from milliseconds (the embedded model) to seconds; the server answers meanwhile. So a
+//! [`Loader`](crate::loader::Loader) works on a thread of its own and everyone else follows a [`ModelWatch`].
 
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use redstart_engine::backend::Backend;
+use clap::ValueEnum;
 use redstart_engine::checkpoint::Checkpoint;
-use redstart_engine::cpu::{CpuBackend, CpuOptions, KvFormat};
-use redstart_engine::engine::{Engine, EngineOptions};
+use redstart_engine::engine::{Engine, EngineOptions, KvCacheSize};
 use redstart_engine::generator::{Generator, ModelInfo};
 use redstart_engine::synthetic::SyntheticModel;
 use redstart_engine::tokenizer::Tokenizer;
@@ -19,10 +18,10 @@ use redstart_plugins::{Assembler, Tokenize};
 use serde::Deserialize;
 use tokio::sync::watch;
 
+use crate::backend::{self, Placed};
 use crate::chat;
 use crate::embedded;
 use crate::plugins::{PluginFiles, Plugins};
-use crate::settings::Settings;
 
 /// Where the model stands.
 #[derive(Clone)]
@@ -39,6 +38,20 @@ pub enum ModelState {
         /// For the user.
         message: String,
     },
+    /// No model was asked for. Only of the one for reviews, where the model for typing then does both.
+    Unset,
+}
+
+impl ModelState {
+    /// The model, when it can serve.
+    pub(crate) fn ready(&self) -> Result<Arc<LoadedModel>, String> {
+        match self {
+            Self::Ready(model) => Ok(Arc::clone(model)),
+            Self::Loading { what } => Err(format!("the model is not ready: {what}")),
+            Self::Failed { message } => Err(message.clone()),
+            Self::Unset => Err("no model was asked for".to_owned()),
+        }
+    }
 }
 
 /// Text whose tokens are remembered: the windows of a few documents.
@@ -147,94 +160,122 @@ impl ModelSource {
 /// How to run the model.
 #[derive(Clone, Debug, Default)]
 pub struct RunOptions {
-    /// Worker threads; `None` lets the backend choose.
+    /// What computes.
+    pub backend: BackendChoice,
+    /// Worker threads of the CPU backend; `None` lets it choose.
     pub threads: Option<usize>,
-    /// Keep activations in float32 (slower; for checking).
+    /// Keep activations in float32 (slower; for checking). CPU only.
     pub exact: bool,
     /// How keys and values are kept.
-    pub kv: KvFormat,
-    /// Size and limits of the scheduler and its cache.
+    pub kv: KvCacheType,
+    /// What concerns a GPU only.
+    pub gpu: GpuOptions,
+    /// Size of the KV cache; `None` leaves it to the backend.
+    pub kv_cache: Option<KvCacheSize>,
+    /// Limits of the scheduler. Its `kv_cache` is overridden.
     pub engine: EngineOptions,
 }
 
-/// What a load is of. An equal one need not be loaded again.
-#[derive(Clone, PartialEq, Eq)]
-struct Wanted {
-    source: ModelSource,
-    threads: Option<usize>,
+/// What computes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum BackendChoice {
+    /// A GPU where there is one that can, else the processor. The model inside this program always runs on
+    /// the processor: it is too small to gain
+    #[default]
+    Auto,
+    /// An NVIDIA GPU (Ampere or newer); an error where there is none
+    Cuda,
+    /// The processor
+    Cpu,
 }
 
-/// Loads models on a thread of its own and tells watchers.
-pub struct Loader {
-    state: watch::Sender<ModelState>,
-    /// What was last asked for; an older load that ends later is thrown away.
-    wanted: Mutex<Option<Wanted>>,
-    options: RunOptions,
-    plugins: PluginFiles,
+/// The KV cache's number formats.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum KvCacheType {
+    /// 16-bit floating point: closest to the model
+    #[default]
+    F16,
+    /// 8-bit integers, on the processor: nearly twice as many tokens in the same memory, and faster answers
+    /// after long prompts; the model's probabilities become a little less exact
+    Int8,
+    /// 8-bit floating point, on a GPU: twice as many tokens in the same memory; a little less exact
+    Fp8,
 }
 
-impl Loader {
-    /// A loader; nothing is loaded yet.
-    pub fn new(options: RunOptions, plugins: PluginFiles) -> Arc<Self> {
-        let (state, _) = watch::channel(ModelState::Loading { what: "waiting to load a model".into() });
-        Arc::new(Self { state, wanted: Mutex::default(), options, plugins })
-    }
+/// How the output head is kept on a GPU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum HeadType {
+    /// 16-bit floating point, as the model has it
+    #[default]
+    F16,
+    /// Rounded to 8-bit integers: up to a tenth more tokens per second for a 7B model, more for smaller ones
+    Int8,
+}
 
-    /// Follows the state.
-    pub fn watch(&self) -> ModelWatch {
-        self.state.subscribe()
-    }
+/// How the layers' weights are kept on a GPU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum WeightType {
+    /// As the model has them
+    #[default]
+    Model,
+    /// Rounded to 8-bit floating point where the model has 16-bit weights: half the memory, twice the speed
+    Fp8,
+}
 
-    /// Starts loading `source` and returns at once. A model that was ready serves no longer.
-    pub fn load(self: &Arc<Self>, source: ModelSource) {
-        self.load_with(source, self.options.threads);
-    }
+/// What concerns a GPU only.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GpuOptions {
+    /// Share of the GPU's memory that may be used, 0 to 1, by all who use it.
+    pub memory_utilization: f32,
+    /// The output head's format.
+    pub head: HeadType,
+    /// The layers' format.
+    pub weights: WeightType,
+    /// Bytes of that memory to leave to a second model.
+    pub reserved_bytes: u64,
+    /// Whether others' work on the GPU goes first.
+    pub yields: bool,
+}
 
-    fn load_with(self: &Arc<Self>, source: ModelSource, threads: Option<usize>) {
-        let wanted = Wanted { source: source.clone(), threads };
-        *self.wanted() = Some(wanted.clone());
-        self.state.send_replace(ModelState::Loading { what: format!("loading {}", source.name()) });
-        let loader = Arc::clone(self);
-        let load = move || {
-            let loaded = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                let options = RunOptions { threads, ..loader.options.clone() };
-                load(&source, &options, &loader.plugins)
-            }))
-            .unwrap_or_else(|_| {
-                Err(format!("loading {} stopped by a defect of Redstart; please report it", source.name()))
-            });
-            let newest = loader.wanted();
-            if newest.as_ref() == Some(&wanted) {
-                loader.state.send_replace(match loaded {
-                    Ok(model) => ModelState::Ready(Arc::new(model)),
-                    Err(message) => ModelState::Failed { message },
-                });
-            }
-        };
-        if let Err(error) = std::thread::Builder::new().name("redstart-load".into()).spawn(load) {
-            self.state
-                .send_replace(ModelState::Failed { message: format!("cannot start a thread: {error}") });
+impl Default for GpuOptions {
+    fn default() -> Self {
+        // A desktop, a browser and an editor take one to two GB of a card that also shows the screen.
+        Self {
+            memory_utilization: 0.85,
+            head: HeadType::default(),
+            weights: WeightType::default(),
+            reserved_bytes: 0,
+            yields: false,
         }
     }
 }
 
-impl Loader {
-    /// Loads what the settings ask for, unless it is what was asked for last. The command line's word
-    /// stands above the settings'.
-    pub fn apply(self: &Arc<Self>, command_line: &ModelSource, settings: &Settings) {
-        let source = match (command_line, &settings.model) {
-            (ModelSource::Embedded, Some(directory)) => ModelSource::Directory(directory.clone()),
-            _ => command_line.clone(),
-        };
-        let threads = self.options.threads.or(settings.threads);
-        if self.wanted().as_ref() != Some(&Wanted { source: source.clone(), threads }) {
-            self.load_with(source, threads);
-        }
+impl RunOptions {
+    /// These options, with room left for a second model.
+    #[must_use]
+    pub fn beside(mut self, second: Option<&Path>) -> Self {
+        self.gpu.reserved_bytes = second.map_or(0, memory_of_second);
+        self
     }
 
-    fn wanted(&self) -> MutexGuard<'_, Option<Wanted>> {
-        self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
+    /// These options, for a second model: a review gives way to typing.
+    #[must_use]
+    pub fn for_reviews(&self) -> Self {
+        let mut options = self.clone();
+        options.gpu.yields = true;
+        options
     }
+}
+
+/// Memory that a second model will need: its weights, and keys and values for some long reviews.
+fn memory_of_second(directory: &Path) -> u64 {
+    const CACHE_AND_SCRATCH: u64 = 1 << 30;
+    let files = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let weights: u64 = files
+        .filter(|file| file.path().extension().is_some_and(|extension| extension == "safetensors"))
+        .filter_map(|file| Some(file.metadata().ok()?.len()))
+        .sum();
+    weights + CACHE_AND_SCRATCH
 }
 
 /// A state that never changes: a model that is already there.
@@ -242,18 +283,44 @@ pub fn ready(model: LoadedModel) -> ModelWatch {
     watch::channel(ModelState::Ready(Arc::new(model))).1
 }
 
+/// A model that can serve, and what to watch of the engine behind it.
+pub struct Served {
+    /// The model.
+    pub model: LoadedModel,
+    /// Becomes a reason when the engine stops by itself.
+    pub failure: watch::Receiver<Option<String>>,
+    /// Whether it runs on a GPU.
+    pub on_gpu: bool,
+}
+
 /// Loads a model and the plugins, both at once.
 ///
 /// # Errors
 /// A message for the user: what was wrong, where, and what to do.
 pub fn load(source: &ModelSource, options: &RunOptions, files: &PluginFiles) -> Result<LoadedModel, String> {
+    load_and_watch(source, options, files).map(|served| served.model)
+}
+
+/// As [`load`], for whoever starts another engine when this one fails.
+///
+/// # Errors
+/// As there.
+pub fn load_and_watch(
+    source: &ModelSource,
+    options: &RunOptions,
+    files: &PluginFiles,
+) -> Result<Served, String> {
     let started = Instant::now();
-    let (engine, plugins) = std::thread::scope(|scope| {
+    let (loaded, plugins) = std::thread::scope(|scope| {
         let plugins = scope.spawn(|| Plugins::load(files));
-        (load_engine(source, options), plugins.join())
+        (OpenModel::open(source).and_then(|model| model.load(options)), plugins.join())
     });
-    let (engine, directory) = engine?;
-    let (plugins, warnings) = plugins.map_err(|_| "loading the prompt plugins panicked".to_owned())?;
+    let loaded = loaded?;
+    let (plugins, mut warnings) = plugins.map_err(|_| "loading the prompt plugins panicked".to_owned())?;
+    warnings.extend(loaded.placed.notice.clone());
+    let on_gpu = loaded.placed.on_gpu;
+    let engine_options = loaded.engine_options(options);
+    let (engine, directory) = loaded.start(engine_options)?;
 
     let tokenizer = engine.model().tokenizer.clone().ok_or_else(|| {
         format!("{} has no tokenizer.json; copy it there from where the weights came from", source.name())
@@ -266,9 +333,11 @@ pub fn load(source: &ModelSource, options: &RunOptions, files: &PluginFiles) -> 
     .and_then(|frame| frame.ok_or_else(|| "it has no chat template".to_owned()));
     let hints = prompt_hints(&directory)?;
     let assembler = Assembler::new(Arc::new(PromptTokenizer(tokenizer)), SEGMENT_CACHE_BYTES);
+    let failure = engine.failure();
     let generator = Arc::new(engine);
     let load_time = started.elapsed();
-    Ok(LoadedModel { generator, chat, hints, plugins, assembler, warnings, load_time })
+    let model = LoadedModel { generator, chat, hints, plugins, assembler, warnings, load_time };
+    Ok(Served { model, failure, on_gpu })
 }
 
 /// Loads weights and starts the engine, without plugins or chat: what `inspect` needs too.
@@ -277,7 +346,8 @@ pub fn load(source: &ModelSource, options: &RunOptions, files: &PluginFiles) -> 
 /// A message for the user.
 pub fn load_engine(source: &ModelSource, options: &RunOptions) -> Result<(Engine, ModelFiles), String> {
     let loaded = OpenModel::open(source)?.load(options)?;
-    loaded.start(options.engine.clone())
+    let engine_options = loaded.engine_options(options);
+    loaded.start(engine_options)
 }
 
 /// A model whose files are open and whose weights no backend has yet.
@@ -320,32 +390,27 @@ impl OpenModel {
     /// # Errors
     /// A message for the user.
     pub fn load(self, options: &RunOptions) -> Result<LoadedBackend, String> {
-        let cpu = CpuOptions {
-            threads: options.threads,
-            exact: options.exact,
-            kv: options.kv,
-            ..CpuOptions::default()
-        };
         let started = Instant::now();
-        let backend = CpuBackend::new(&self.checkpoint, cpu).map_err(|error| self.source.explain(&error))?;
+        let placed = backend::place(&self.checkpoint, &self.source, options)
+            .map_err(|error| self.source.explain(&error))?;
         let load_time = started.elapsed();
         let config = self.checkpoint.config();
         let info = ModelInfo {
             name: self.source.name(),
-            description: backend.name(),
+            description: placed.backend.name(),
             max_model_len: config.max_position_embeddings,
             vocab_size: config.vocab_size,
             tokenizer: self.tokenizer,
         };
         let eos_token_ids = config.eos_token_ids.clone();
-        Ok(LoadedBackend { backend, info, load_time, source: self.source, eos_token_ids, files: self.files })
+        Ok(LoadedBackend { placed, info, load_time, source: self.source, eos_token_ids, files: self.files })
     }
 }
 
 /// A backend that holds a model's weights, and what an engine must know of the model.
 pub struct LoadedBackend {
     /// Holds the weights.
-    pub backend: CpuBackend,
+    pub placed: Placed,
     /// Describes the model.
     pub info: ModelInfo,
     /// From the open files to the backend.
@@ -356,13 +421,27 @@ pub struct LoadedBackend {
 }
 
 impl LoadedBackend {
+    /// The engine options that `options` ask for, with the backend's own choices where they leave it the choice.
+    fn engine_options(&self, options: &RunOptions) -> EngineOptions {
+        let wanted = options.engine.clone();
+        let default_rows = EngineOptions::default().max_batch_tokens;
+        EngineOptions {
+            kv_cache: options.kv_cache.unwrap_or(self.placed.kv_cache),
+            max_batch_tokens: match self.placed.max_batch_tokens {
+                Some(rows) if wanted.max_batch_tokens == default_rows => rows,
+                _ => wanted.max_batch_tokens,
+            },
+            ..wanted
+        }
+    }
+
     /// Starts the engine's thread.
     ///
     /// # Errors
     /// A message for the user.
     pub fn start(self, options: EngineOptions) -> Result<(Engine, ModelFiles), String> {
-        let Self { backend, info, source, eos_token_ids, files, .. } = self;
-        let engine = Engine::start(Box::new(backend), info, eos_token_ids, options);
+        let Self { placed, info, source, eos_token_ids, files, .. } = self;
+        let engine = Engine::start(placed.backend, info, eos_token_ids, options);
         Ok((engine.map_err(|error| source.explain(&error))?, files))
     }
 }

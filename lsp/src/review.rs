@@ -27,8 +27,7 @@ impl Assistant {
         function: Range<usize>,
         progress: &(dyn Fn(usize) + Send + Sync),
     ) -> Result<Vec<Finding>, String> {
-        let model = self.ready()?;
-        model.can_review()?;
+        let model = self.ready_to_review()?;
         let plugin = model.plugins.review.as_ref().ok_or("no plugin can review; see the server's log")?;
         let context = context(&model, snapshot, &function);
         let failed = |error: PluginError| match error {

@@ -4,6 +4,7 @@
 //! ```json
 //! {
 //!   "model": "/models/Qwen2.5-Coder-7B-Instruct-AWQ",
+//!   "reviewModel": "/models/Qwen2.5-Coder-14B-Instruct-AWQ",
 //!   "threads": 8,
 //!   "completion": { "enabled": true, "menu": "auto", "maxLines": 20 },
 //!   "languages": { "markdown": { "enabled": false } }
@@ -25,6 +26,9 @@ pub const SECTION: &str = "redstart";
 pub struct Settings {
     /// Model directory; `None` leaves the choice to the command line, and then to the embedded model.
     pub model: Option<PathBuf>,
+    /// Directory of a second model, for reviews; `None` leaves the choice to the command line, and then the
+    /// model for typing reviews too.
+    pub review_model: Option<PathBuf>,
     /// Threads of the CPU backend; `None` lets the engine choose.
     pub threads: Option<usize>,
     /// Suggestions while typing.
@@ -89,11 +93,8 @@ impl Settings {
     fn merge_section(&mut self, section: &Map<String, Value>, reader: &mut Reader) {
         for (key, value) in section {
             match key.as_str() {
-                "model" => {
-                    if let Some(path) = reader.string("model", value) {
-                        self.model = (!path.is_empty()).then(|| PathBuf::from(path));
-                    }
-                }
+                "model" => reader.path("model", value, &mut self.model),
+                "reviewModel" => reader.path("reviewModel", value, &mut self.review_model),
                 "threads" => reader.count("threads", value, &mut self.threads),
                 "completion" => {
                     for (key, value) in reader.object("completion", value).into_iter().flatten() {
@@ -169,6 +170,13 @@ impl Reader {
         value.as_str()
     }
 
+    /// A path; an empty one is none.
+    fn path(&mut self, path: &str, value: &Value, into: &mut Option<PathBuf>) {
+        if let Some(text) = self.string(path, value) {
+            *into = (!text.is_empty()).then(|| PathBuf::from(text));
+        }
+    }
+
     fn boolean(&mut self, path: &str, value: &Value) -> Option<bool> {
         if !value.is_boolean() && !value.is_null() {
             self.wrong(path, "true or false", value);
@@ -212,6 +220,7 @@ mod tests {
     fn everything_can_be_set_with_or_without_the_section_name() {
         let section = json!({
             "model": "/models/m",
+            "reviewModel": "/models/r",
             "threads": 4,
             "completion": { "enabled": false, "menu": "on", "maxLines": 3 },
             "languages": { "markdown": { "enabled": false } },
@@ -222,6 +231,7 @@ mod tests {
         assert_eq!(named.merge(&json!({ "redstart": section })), Vec::<String>::new());
         assert_eq!(plain, named);
         assert_eq!(plain.model, Some(PathBuf::from("/models/m")));
+        assert_eq!(plain.review_model, Some(PathBuf::from("/models/r")));
         assert_eq!(plain.threads, Some(4));
         let completion = CompletionSettings { enabled: false, menu: CompletionMenu::On, max_lines: Some(3) };
         assert_eq!(plain.completion, completion);

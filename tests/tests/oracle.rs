@@ -50,7 +50,7 @@ const SERVING: Tolerance = Tolerance { mean: 0.05, largest: 0.2, nll: 0.03, marg
 
 fn checkpoints() -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("oracle");
-    ["tied-hd64", "group64-fp16head", "untied-hd128"].map(|name| folder.join(name)).to_vec()
+    ["tied-hd64", "group64-fp16head", "untied-hd128", "qwen3-bf16"].map(|name| folder.join(name)).to_vec()
 }
 
 fn engine(directory: &Path, exact: bool, chunk: usize) -> Engine {

@@ -13,6 +13,7 @@ pub mod kernels;
 mod kv_cache;
 mod linear;
 mod lines;
+mod qk_norm;
 mod rotary;
 pub mod threads;
 mod vocabulary;
@@ -27,6 +28,7 @@ use kernels::{Digits, Kernels};
 use kv_cache::KvCache;
 pub use kv_cache::KvFormat;
 use linear::{Activations, Disjoint, Write};
+use qk_norm::QkNorm;
 use threads::{PoolOptions, ThreadPool};
 use vocabulary::TwoPlanes;
 use weights::{DenseMatrix, GateUp, Linear, Matrix};
@@ -34,7 +36,8 @@ use weights::{DenseMatrix, GateUp, Linear, Matrix};
 use crate::backend::{Backend, BackendError};
 use crate::checkpoint::{Checkpoint, CheckpointError, LinearWeights};
 use crate::config::ModelConfig;
-use crate::step_plan::{BLOCK_SIZE, StepPlan};
+use crate::plan_check::{Limits, check_plan};
+use crate::step_plan::StepPlan;
 
 /// How a [`CpuBackend`] computes.
 #[derive(Clone, Copy, Debug, Default)]
@@ -71,7 +74,7 @@ pub enum CpuError {
     },
 }
 
-/// A Qwen2 model on the CPU.
+/// A model on the CPU.
 pub struct CpuBackend {
     config: ModelConfig,
     exact: bool,
@@ -109,6 +112,8 @@ struct Layer {
     attention_norm: Vec<f32>,
     /// One layer, or three where they are not quantized.
     qkv: Vec<Linear>,
+    /// Where the model norms query and key heads.
+    qk_norm: Option<QkNorm>,
     o: Linear,
     feed_forward_norm: Vec<f32>,
     gate_up: GateUp,
@@ -188,50 +193,6 @@ impl CpuBackend {
         })
     }
 
-    /// Refuses a plan that would read or write outside what it owns; a wrong plan is a fault of the
-    /// scheduler, and must not become a wrong memory access.
-    fn check(&self, plan: &StepPlan) -> Result<(), BackendError> {
-        let wrong = |what: String| Err(BackendError::Device(format!("malformed step plan: {what}")));
-        let blocks = self.cache.as_ref().map_or(0, KvCache::blocks);
-        if plan.positions.len() != plan.num_rows() {
-            return wrong(format!("{} tokens, {} positions", plan.num_rows(), plan.positions.len()));
-        }
-        if let Some(token) = plan.tokens.iter().find(|token| **token as usize >= self.config.vocab_size) {
-            return wrong(format!("token {token} is outside the vocabulary of {}", self.config.vocab_size));
-        }
-        let mut next_row = 0;
-        for sequence in &plan.sequences {
-            if sequence.rows.start != next_row
-                || sequence.rows.is_empty()
-                || sequence.rows.end > plan.num_rows()
-            {
-                return wrong(format!("rows {:?} do not follow row {next_row}", sequence.rows));
-            }
-            next_row = sequence.rows.end;
-            let positions = &plan.positions[sequence.rows.clone()];
-            if positions.windows(2).any(|pair| pair[1] != pair[0].wrapping_add(1)) {
-                return wrong("positions of a sequence do not ascend by one".into());
-            }
-            let last = positions[positions.len() - 1] as usize;
-            if last >= self.config.max_position_embeddings {
-                return wrong(format!("position {last} is beyond {}", self.config.max_position_embeddings));
-            }
-            if sequence.block_table.len() <= last / BLOCK_SIZE {
-                return wrong(format!("{} blocks do not reach position {last}", sequence.block_table.len()));
-            }
-            if let Some(block) = sequence.block_table.iter().find(|block| **block as usize >= blocks) {
-                return wrong(format!("block {block} is outside the pool of {blocks}"));
-            }
-        }
-        if next_row != plan.num_rows() {
-            return wrong(format!("rows from {next_row} on belong to no sequence"));
-        }
-        match plan.logits_rows.iter().find(|row| **row as usize >= plan.num_rows()) {
-            Some(row) => wrong(format!("logits of row {row} of {}", plan.num_rows())),
-            None => Ok(()),
-        }
-    }
-
     fn embed(&mut self, plan: &StepPlan) {
         let width = self.config.hidden_size;
         self.buffers.hidden.resize(plan.num_rows() * width, 0.0);
@@ -256,10 +217,13 @@ impl CpuBackend {
             kernels.rms_norm(from, &layer.attention_norm, config.rms_norm_eps, to);
         });
 
-        let (q_width, kv_width) = (config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim);
+        let (q_width, kv_width) = (config.q_width(), config.kv_width());
         let width = q_width + 2 * kv_width;
         buffers.qkv.resize(rows * width, 0.0);
         linear::run(kernels, pool, &layer.qkv, &buffers.normed, &mut buffers.qkv, Write::Store);
+        if let Some(norm) = &layer.qk_norm {
+            norm.run(pool, rows, config, &mut buffers.qkv);
+        }
 
         buffers.attended.resize(rows * q_width, 0.0);
         self.attention.append(pool, plan, cache, index, &buffers.qkv);
@@ -363,7 +327,12 @@ impl Backend for CpuBackend {
     }
 
     fn forward(&mut self, plan: &StepPlan, logits: &mut Vec<f32>) -> Result<(), BackendError> {
-        self.check(plan)?;
+        let limits = Limits {
+            vocab_size: self.config.vocab_size,
+            positions: self.config.max_position_embeddings,
+            blocks: self.cache.as_ref().map_or(0, KvCache::blocks),
+        };
+        check_plan(plan, limits).map_err(BackendError::Device)?;
         // Taken out for the step, so that its parts can be borrowed beside the rest.
         let Some(mut cache) = self.cache.take() else {
             return Err(BackendError::Device("the KV cache was never allocated".into()));
@@ -452,18 +421,19 @@ impl Layer {
     fn load(checkpoint: &Checkpoint, pool: &mut ThreadPool, index: usize) -> Result<Self, CheckpointError> {
         let config = checkpoint.config();
         let (hidden, inner) = (config.hidden_size, config.intermediate_size);
-        let (q_width, kv_width) = (config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim);
+        let (q_width, kv_width) = (config.q_width(), config.kv_width());
         let prefix = format!("model.layers.{index}");
         let norm = |name: &str| checkpoint.tensor(&format!("{prefix}.{name}.weight"), &[hidden])?.to_f32();
         let (attention_norm, feed_forward_norm) =
             (norm("input_layernorm")?, norm("post_attention_layernorm")?);
         let name = |part: &str| format!("{prefix}.{part}");
         let qkv = [("q_proj", q_width), ("k_proj", kv_width), ("v_proj", kv_width)]
-            .map(|(layer, output)| (name(&format!("self_attn.{layer}")), output, true));
+            .map(|(layer, output)| (name(&format!("self_attn.{layer}")), output, config.qkv_bias()));
         let gate_up = [name("mlp.gate_proj"), name("mlp.up_proj")];
         Ok(Self {
             attention_norm,
             qkv: Linear::load_side_by_side(checkpoint, pool, hidden, &qkv)?,
+            qk_norm: if config.qk_norm() { Some(QkNorm::load(checkpoint, &prefix)?) } else { None },
             o: Linear::load(checkpoint, pool, &name("self_attn.o_proj"), [q_width, hidden], false)?,
             feed_forward_norm,
             gate_up: GateUp::load(checkpoint, pool, gate_up, [hidden, inner])?,

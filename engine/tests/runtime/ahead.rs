@@ -317,6 +317,7 @@ fn a_lost_device_stops_the_engine_with_its_reason() {
         assert_eq!(reason, FinishReason::Failed("the engine stopped: the GPU was lost".into()));
         let refused = engine.submit(request(prompt(1, 8), 1)).expect_err("stopped");
         assert_eq!(refused, SubmitError::Stopped("the GPU was lost".into()));
+        assert_eq!(engine.failure().borrow().as_deref(), Some("the GPU was lost"));
         assert_eq!(engine.stats().blocks_used, 0);
     }
 }

@@ -147,6 +147,8 @@ fn a_panic_of_the_backend_is_told_to_all_and_ends_the_engine_only() {
         panic!("kernel launch went wrong")
     });
     let engine = start(backend, options(8)).expect("starts");
+    let failure = engine.failure();
+    assert_eq!(*failure.borrow(), None);
     let mut running = engine.submit(request(prompt(1, 8), 3)).expect("accepted");
     let mut waiting = engine.submit(request(prompt(2, 8), 3)).expect("accepted");
     release.send(()).expect("the engine listens");
@@ -162,6 +164,18 @@ fn a_panic_of_the_backend_is_told_to_all_and_ends_the_engine_only() {
         matches!(&refused, SubmitError::Stopped(m) if m.contains("kernel launch went wrong")),
         "{refused:?}"
     );
+    // Told last, when all is said and done: its end is waited for.
+    drop(engine);
+    assert!(failure.borrow().as_deref().is_some_and(|reason| reason.contains("kernel launch went wrong")));
+}
+
+#[test]
+fn an_engine_that_is_dropped_has_not_failed() {
+    let engine = start(scripted(|_| Ok(())), options(8)).expect("starts");
+    let failure = engine.failure();
+    drop(engine);
+    assert_eq!(*failure.borrow(), None);
+    assert!(failure.has_changed().is_err(), "closed");
 }
 
 #[test]

@@ -6,6 +6,7 @@
 pub mod attention;
 pub mod elementwise;
 pub mod linear;
+pub mod machine;
 pub mod sampling;
 mod scope;
 
@@ -62,5 +63,6 @@ pub fn cases() -> Vec<Case> {
     cases.extend(attention::cases());
     cases.extend(elementwise::cases());
     cases.extend(sampling::cases());
+    cases.extend(machine::cases());
     cases
 }

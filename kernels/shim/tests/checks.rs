@@ -6,7 +6,7 @@
 
 #![cfg(unix)]
 
-use redstart_kernels_checks::{Case, attention, elementwise, linear, sampling};
+use redstart_kernels_checks::{Case, attention, elementwise, linear, machine, sampling};
 use redstart_kernels_shim::{HostDevice, Options, Order};
 
 /// Runs all small cases and lists what failed. Each gets a fresh device, so that no case leans on what
@@ -26,6 +26,7 @@ fn check(cases: Vec<Case>, options: &Options, seeds: &[u64]) {
             }
         }
     }
+    assert!(runs > 0, "no case");
     assert!(
         failures.is_empty(),
         "{} of {runs} runs failed ({:?}, {:?}, overlap_eagerly {}):\n{}",
@@ -114,4 +115,11 @@ fn sampling_descending() {
 #[test]
 fn sampling_overlapping() {
     overlapping(sampling::cases());
+}
+
+#[test]
+fn machine_in_every_order() {
+    ascending(machine::cases());
+    descending(machine::cases());
+    overlapping(machine::cases());
 }

@@ -2,8 +2,6 @@
 
 #![cfg(unix)]
 
-use std::time::Instant;
-
 use bytemuck::Pod;
 use half::f16;
 use redstart_kernels::device::{Buffer, Device, DeviceError, Launch, MARKS, Mark};
@@ -408,25 +406,8 @@ fn collectives_reach_all_lanes() {
     }
 }
 
-/// Not a measurement, but for the day when a barrier becomes a system call; a fifth of this is usual.
-/// The best of many short rounds, so that a busy machine does not matter.
-#[test]
-fn barriers_and_products_are_fast() {
-    const COUNT: u64 = 50;
-    let mut device = HostDevice::default();
-    let to = device.allocate(1024, "to").unwrap();
-    for kernel in ["shim_test_barriers", "shim_test_products"] {
-        let round = |device: &mut HostDevice| {
-            let start = Instant::now();
-            launch(device, kernel, 1, THREADS, &[0, to.address(), COUNT << 32]).unwrap();
-            start.elapsed().as_secs_f64() * 1e6 / COUNT as f64
-        };
-        let micros = (0..100).map(|_| round(&mut device)).fold(f64::INFINITY, f64::min);
-        assert!(micros < 20.0 || cfg!(sanitized), "{kernel}: {micros:.1} us for {THREADS} threads");
-    }
-}
-
 /// Runs as a process of its own under the test below.
+#[cfg(sanitized)]
 #[test]
 #[ignore = "with AddressSanitizer it ends the process"]
 fn reads_behind_a_buffer() {

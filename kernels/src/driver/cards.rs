@@ -35,6 +35,16 @@ pub enum KernelOrigin {
     Nvrtc(u32, u32),
 }
 
+/// Whose work goes first where several devices are on one card.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Urgency {
+    /// Blocks of this device's kernels start before those of others that wait.
+    #[default]
+    First,
+    /// They start when nobody else's do.
+    Yields,
+}
+
 /// Which card to use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DeviceChoice {
@@ -239,7 +249,7 @@ mod tests {
         assert_eq!(error, NoCuda::NoDriver);
         assert_eq!(
             error.to_string(),
-            "no NVIDIA driver library was found: install the NVIDIA driver to use a GPU; the CPU serves"
+            "no NVIDIA driver library was found: install the NVIDIA driver to use a GPU"
         );
         assert_eq!(choose(DeviceChoice::Ordinal(3)).unwrap_err(), NoCuda::NoDriver);
     }
@@ -278,7 +288,7 @@ mod tests {
         let refused = origin("Tesla T4", (7, 5), (13, 0), Some(CUDA_13), never).unwrap_err();
         assert_eq!(
             refused.to_string(),
-            "Tesla T4 has compute capability 7.5; Redstart needs 8.0 (Ampere) or newer; the CPU serves"
+            "Tesla T4 has compute capability 7.5; Redstart needs 8.0 (Ampere) or newer"
         );
     }
 

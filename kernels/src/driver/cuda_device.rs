@@ -16,7 +16,7 @@ use cudarc::driver::sys::{
     CUlaunchConfig, CUresult, CUstream, CUstreamCaptureMode,
 };
 
-use super::cards::{self, CardInfo, DeviceChoice};
+use super::cards::{self, CardInfo, DeviceChoice, Urgency};
 use super::context::Context;
 use super::error::check;
 use super::kernels::Kernels;
@@ -75,7 +75,7 @@ impl CudaDevice {
     ///
     /// # Errors
     /// When there is no such card, it cannot run the kernels, or something on the way fails.
-    pub fn open(choice: DeviceChoice) -> Result<Self, OpenError> {
+    pub fn open(choice: DeviceChoice, urgency: Urgency) -> Result<Self, OpenError> {
         let (card, driver) = cards::choose(choice)?;
         let handle = cards::handle(card.ordinal)?;
         let properties = cards::properties(handle)?;
@@ -98,8 +98,17 @@ impl CudaDevice {
             context,
         };
         let flags = sys::CUstream_flags_enum::CU_STREAM_NON_BLOCKING as u32;
+        let (mut lowest, mut highest) = (0, 0);
+        // SAFETY: the context is current; there are places for the numbers.
+        let result = unsafe { sys::cuCtxGetStreamPriorityRange(&mut lowest, &mut highest) };
+        check(result, "the GPU's priorities cannot be asked for")?;
+        let priority = match urgency {
+            Urgency::First => highest,
+            Urgency::Yields => lowest,
+        };
         // SAFETY: the context is current; there is a place for the handle.
-        check(unsafe { sys::cuStreamCreate(&mut device.stream, flags) }, "the GPU's stream cannot be made")?;
+        let result = unsafe { sys::cuStreamCreateWithPriority(&mut device.stream, flags, priority) };
+        check(result, "the GPU's stream cannot be made")?;
         // Marks measure time, and a thread that waits for one sleeps unless it spins by itself.
         let flags = sys::CUevent_flags_enum::CU_EVENT_BLOCKING_SYNC as u32;
         for _ in 0..MARKS {

@@ -8,12 +8,11 @@ use super::error;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoCuda {
     /// There is no library of the driver.
-    #[error("no NVIDIA driver library was found: install the NVIDIA driver to use a GPU; the CPU serves")]
+    #[error("no NVIDIA driver library was found: install the NVIDIA driver to use a GPU")]
     NoDriver,
     /// The driver has no card to offer.
     #[error(
-        "the NVIDIA driver reports no GPU: see whether `nvidia-smi` lists one and CUDA_VISIBLE_DEVICES hides it; \
-         the CPU serves"
+        "the NVIDIA driver reports no GPU: see whether `nvidia-smi` lists one and CUDA_VISIBLE_DEVICES hides it"
     )]
     NoDevice,
     /// The kernels, or this program, need a newer driver. Versions are CUDA's.
@@ -28,16 +27,14 @@ pub enum NoCuda {
         needed: (u32, u32),
     },
     /// Library and kernel module are of different versions, as after an update.
-    #[error(
-        "the NVIDIA driver was updated while it was running: restart the machine; until then the CPU serves"
-    )]
+    #[error("the NVIDIA driver was updated while it was running: restart the machine")]
     DriverMismatch,
     /// The driver does not start.
-    #[error("the NVIDIA driver does not start ({0}): see what `nvidia-smi` says; the CPU serves")]
+    #[error("the NVIDIA driver does not start ({0}): see what `nvidia-smi` says")]
     DriverFails(String),
     /// The card is too old for the kernels.
     #[error(
-        "{name} has compute capability {}.{}; Redstart needs 8.0 (Ampere) or newer; the CPU serves",
+        "{name} has compute capability {}.{}; Redstart needs 8.0 (Ampere) or newer",
         compute_capability.0, compute_capability.1
     )]
     UnsupportedCard {
@@ -49,8 +46,7 @@ pub enum NoCuda {
     /// There are no kernels for the card, and nothing to compile them with.
     #[error(
         "this program has no kernels for {name} (compute capability {}.{}), and no NVRTC library was found to compile \
-         them: install NVRTC {oldest_nvrtc} to {newest_nvrtc}.x (the Python package nvidia-cuda-nvrtc or the CUDA toolkit); \
-         the CPU serves",
+         them: install NVRTC {oldest_nvrtc} to {newest_nvrtc}.x (the Python package nvidia-cuda-nvrtc or the CUDA toolkit)",
         compute_capability.0, compute_capability.1
     )]
     NoKernels {
@@ -78,7 +74,8 @@ const OLDEST: (u32, u32) = (12, 0);
 
 /// The functions that are called. The bindings panic on the first call of one that is missing, so all are
 /// looked up before any is called.
-const FUNCTIONS: [&str; 43] = [
+const FUNCTIONS: [&str; 44] = [
+    "cuCtxGetStreamPriorityRange",
     "cuCtxSetCurrent",
     "cuCtxSynchronize",
     "cuDeviceGet",
@@ -118,7 +115,7 @@ const FUNCTIONS: [&str; 43] = [
     "cuModuleLoadDataEx",
     "cuModuleUnload",
     "cuStreamBeginCapture_v2",
-    "cuStreamCreate",
+    "cuStreamCreateWithPriority",
     "cuStreamDestroy_v2",
     "cuStreamEndCapture",
     "cuStreamSynchronize",

@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::process::ExitCode;
 
 use clap::Args;
+use redstart_engine::cuda::{self, KernelOrigin};
 use ropey::Rope;
 
 use super::{ModelArgs, print, runtime};
@@ -30,7 +31,7 @@ pub(super) fn run(args: DoctorArgs) -> anyhow::Result<ExitCode> {
         &format!("{} for {}-{}", env!("CARGO_PKG_VERSION"), std::env::consts::ARCH, std::env::consts::OS),
     );
     line(&mut text, "processor", &format!("{cores} cores available"));
-    line(&mut text, "gpu", "not used: this version has no CUDA backend yet, the CPU serves");
+    describe_gpus(&mut text);
     print(&text)?;
 
     let mut text = String::new();
@@ -47,6 +48,30 @@ pub(super) fn run(args: DoctorArgs) -> anyhow::Result<ExitCode> {
     };
     print(&text)?;
     Ok(if healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Which GPUs can serve and where their kernels come from, or why none can.
+fn describe_gpus(text: &mut String) {
+    match cuda::probe() {
+        Err(why) => line(text, "gpu", &format!("none that can serve: {why}")),
+        Ok(cards) => {
+            for card in cards {
+                let (major, minor) = card.compute_capability;
+                let kernels = match card.kernels {
+                    KernelOrigin::Embedded => "its kernels are in this program".to_owned(),
+                    KernelOrigin::Nvrtc(..) => {
+                        "NVRTC compiles its kernels at the first start, which takes a minute or so".to_owned()
+                    }
+                };
+                let memory = card.memory_bytes >> 20;
+                line(
+                    text,
+                    "gpu",
+                    &format!("{}, {memory} MB, compute capability {major}.{minor}; {kernels}", card.name),
+                );
+            }
+        }
+    }
 }
 
 fn line(text: &mut String, name: &str, value: &str) {

@@ -9,7 +9,8 @@ use clap::Args;
 use redstart_engine::engine::{EngineOptions, KvCacheSize};
 use redstart_engine::inspect;
 
-use crate::model::{self, ModelSource, RunOptions};
+use super::GpuArgs;
+use crate::model::{self, BackendChoice, KvCacheType, ModelSource, RunOptions};
 
 /// Ask a model for log-probabilities and greedy tokens, as JSON lines.
 ///
@@ -46,7 +47,14 @@ pub(super) struct InspectArgs {
     #[arg(long, value_name = "N")]
     chunk: Option<usize>,
 
-    /// Worker threads. Default: the physical cores, less one if there are more than four, at most eight
+    /// What computes
+    #[arg(long, value_enum, default_value_t)]
+    backend: BackendChoice,
+
+    #[command(flatten)]
+    gpu: GpuArgs,
+
+    /// Worker threads on the processor. Default: the physical cores, less one if there are more than four, at most eight
     #[arg(long, value_name = "N", value_parser = super::thread_count)]
     threads: Option<usize>,
 
@@ -56,7 +64,7 @@ pub(super) struct InspectArgs {
 
     /// How keys and values are kept in the KV cache
     #[arg(long, value_name = "TYPE", value_enum, default_value_t)]
-    kv_cache_type: super::KvCacheType,
+    kv_cache_type: KvCacheType,
 
     /// Read from FILE instead of standard input
     file: Option<PathBuf>,
@@ -79,9 +87,11 @@ pub(super) fn run(args: InspectArgs) -> anyhow::Result<ExitCode> {
     let options = RunOptions {
         threads: args.threads,
         exact: args.exact,
-        kv: args.kv_cache_type.format(),
+        backend: args.backend,
+        kv: args.kv_cache_type,
+        gpu: args.gpu.options(),
+        kv_cache: Some(KvCacheSize::Bytes(args.kv_cache_mb << 20)),
         engine: EngineOptions {
-            kv_cache: KvCacheSize::Bytes(args.kv_cache_mb << 20),
             max_sequences: args.batch.max(1),
             max_waiting: args.batch.max(defaults.max_waiting),
             max_batch_tokens: args.chunk.unwrap_or(defaults.max_batch_tokens),

@@ -1,13 +1,15 @@
 //! `redstart lsp`: the server on stdio.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
 
 use super::{ModelArgs, runtime};
 use crate::assistant::Assistant;
-use crate::model::Loader;
+use crate::loader::{Choice, Models};
 use crate::server;
+use crate::settings::Settings;
 
 /// Serve an editor over standard input and output.
 ///
@@ -17,6 +19,11 @@ use crate::server;
 pub(super) struct LspArgs {
     #[command(flatten)]
     model: ModelArgs,
+
+    /// A second model directory, for reviews: the first one then only completes. Both share the memory of
+    /// the GPU or the machine
+    #[arg(long, value_name = "DIR")]
+    review_model: Option<PathBuf>,
 
     /// Keep model and server in this one process. For now that is the only way it runs
     #[arg(long)]
@@ -28,12 +35,12 @@ pub(super) struct LspArgs {
 }
 
 pub(super) fn run(args: LspArgs) -> anyhow::Result<ExitCode> {
-    let loader = Loader::new(args.model.options(), args.model.plugins());
-    let assistant = Assistant::new(loader.watch());
-    let source = args.model.source();
-    loader.load(source.clone());
+    let models = Models::new(&args.model.options(), &args.model.plugins());
+    let assistant = Assistant::with_reviewer(models.typing(), models.reviewing());
+    let choice = Choice { typing: args.model.source(), reviewing: args.review_model };
+    models.apply(&choice, &Settings::default());
     let options = server::ServeOptions {
-        on_settings: Some(Box::new(move |settings| loader.apply(&source, settings))),
+        on_settings: Some(Box::new(move |settings| models.apply(&choice, settings))),
         ..server::ServeOptions::default()
     };
     let runtime = runtime()?;

@@ -8,15 +8,15 @@ mod inspect;
 mod lsp;
 mod memory;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
-use redstart_engine::cpu::KvFormat;
+use clap::{Args, Parser, Subcommand};
 use redstart_engine::engine::{EngineOptions, KvCacheSize};
 use tracing_subscriber::EnvFilter;
 
-use crate::model::{ModelSource, RunOptions};
+use crate::model::{BackendChoice, GpuOptions, HeadType, KvCacheType, ModelSource, RunOptions, WeightType};
 use crate::plugins::PluginFiles;
 
 /// A language server with the language model inside it.
@@ -49,13 +49,22 @@ struct ModelArgs {
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
 
-    /// Worker threads. Default: the physical cores, less one if there are more than four, at most eight
+    /// What computes
+    #[arg(long, value_enum, default_value_t)]
+    backend: BackendChoice,
+
+    #[command(flatten)]
+    gpu: GpuArgs,
+
+    /// Worker threads on the processor. Default: the physical cores, less one if there are more than four,
+    /// at most eight
     #[arg(long, value_name = "N", value_parser = thread_count)]
     threads: Option<usize>,
 
-    /// Memory for the KV cache, in MB
-    #[arg(long, value_name = "MB", default_value_t = 512)]
-    kv_cache_mb: usize,
+    /// Memory for the KV cache, in MB. Default: 512 on the processor; on a GPU what --gpu-memory-utilization
+    /// leaves
+    #[arg(long, value_name = "MB")]
+    kv_cache_mb: Option<usize>,
 
     /// How keys and values are kept in the KV cache
     #[arg(long, value_name = "TYPE", value_enum, default_value_t)]
@@ -70,22 +79,30 @@ struct ModelArgs {
     plugin: Vec<PathBuf>,
 }
 
-/// The KV cache's number formats, as they are named on the command line.
-#[derive(Clone, Copy, Default, ValueEnum)]
-enum KvCacheType {
-    /// 16-bit floating point: closest to the model
-    #[default]
-    F16,
-    /// 8-bit integers: nearly twice as many tokens in the same memory, and faster answers after long
-    /// prompts; the model's probabilities become a little less exact
-    Int8,
+/// What concerns a GPU only.
+#[derive(Args, Clone)]
+struct GpuArgs {
+    /// Share of the GPU's memory that may be in use, other programs' included, 0.1 to 1. The default leaves
+    /// room for a desktop; on a machine without a screen 0.95 is fine
+    #[arg(long, value_name = "SHARE", default_value_t = 0.85, value_parser = share)]
+    gpu_memory_utilization: f32,
+
+    /// How the output head is kept on a GPU
+    #[arg(long, value_name = "TYPE", value_enum, default_value_t)]
+    lm_head: HeadType,
+
+    /// How the weights of a model that is not quantized are kept on a GPU
+    #[arg(long, value_name = "TYPE", value_enum, default_value_t)]
+    weights: WeightType,
 }
 
-impl KvCacheType {
-    fn format(self) -> KvFormat {
-        match self {
-            Self::F16 => KvFormat::F16,
-            Self::Int8 => KvFormat::Int8,
+impl GpuArgs {
+    fn options(&self) -> GpuOptions {
+        GpuOptions {
+            memory_utilization: self.gpu_memory_utilization,
+            head: self.lm_head,
+            weights: self.weights,
+            ..GpuOptions::default()
         }
     }
 }
@@ -99,12 +116,11 @@ impl ModelArgs {
         RunOptions {
             threads: self.threads,
             exact: false,
-            kv: self.kv_cache_type.format(),
-            engine: EngineOptions {
-                kv_cache: KvCacheSize::Bytes(self.kv_cache_mb << 20),
-                max_model_len: self.max_model_len,
-                ..EngineOptions::default()
-            },
+            backend: self.backend,
+            kv: self.kv_cache_type,
+            gpu: self.gpu.options(),
+            kv_cache: self.kv_cache_mb.map(|megabytes| KvCacheSize::Bytes(megabytes << 20)),
+            engine: EngineOptions { max_model_len: self.max_model_len, ..EngineOptions::default() },
         }
     }
 
@@ -121,9 +137,17 @@ fn thread_count(text: &str) -> Result<usize, String> {
     }
 }
 
-/// Parses the command line and runs the command.
-pub fn run() -> ExitCode {
-    let cli = Cli::parse();
+/// A share that leaves anything to work with.
+fn share(text: &str) -> Result<f32, String> {
+    match text.parse() {
+        Ok(share @ 0.1..=1.0) => Ok(share),
+        _ => Err("a number from 0.1 to 1 is wanted".to_owned()),
+    }
+}
+
+/// Runs the command that a command line asks for; its first word is the program's name.
+pub fn run(command_line: impl Iterator<Item = OsString>) -> ExitCode {
+    let cli = Cli::parse_from(command_line);
     log_to_stderr(if matches!(cli.command, Command::Lsp(_)) { "info" } else { "warn" });
     let result = match cli.command {
         Command::Lsp(args) => lsp::run(args),

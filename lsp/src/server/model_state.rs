@@ -1,4 +1,4 @@
-//! Telling the user where the model stands.
+//! Telling the user where a model stands.
 
 use std::time::Duration;
 
@@ -6,14 +6,14 @@ use tower_lsp::gen_lsp_types::MessageType;
 
 use super::Server;
 use super::progress::Progress;
-use crate::model::ModelState;
+use crate::model::{ModelState, ModelWatch};
 
 /// A model that is ready sooner is not announced.
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Shows loading as progress and failure as a message, for as long as the session lasts.
-pub(super) async fn follow(server: &Server) {
-    let mut states = server.assistant.model().clone();
+pub(super) async fn follow(server: &Server, model: &ModelWatch) {
+    let mut states = model.clone();
     let mut progress: Option<Progress> = None;
     let mut last_failure = None;
     loop {
@@ -49,6 +49,10 @@ pub(super) async fn follow(server: &Server) {
                     server.outbox.show(MessageType::Error, format!("Redstart: {message}"));
                 }
                 last_failure = Some(message);
+            }
+            ModelState::Unset => {
+                drop(progress.take());
+                last_failure = None;
             }
         }
         if states.changed().await.is_err() {

@@ -7,6 +7,8 @@ use std::time::Instant;
 
 use anyhow::{Context, ensure};
 use clap::Args;
+use redstart_engine::cuda::machine::{self, Effort};
+use redstart_engine::cuda::{self, Urgency};
 
 use crate::commands::{print, thread_count};
 
@@ -53,6 +55,13 @@ pub(super) fn measure(threads: usize) -> anyhow::Result<f64> {
     text.trim()
         .parse()
         .with_context(|| format!("the measurement of the read bandwidth said '{}'", text.trim()))
+}
+
+/// Bytes per second that the GPU reads from its memory, in GB.
+pub(super) fn measure_gpu() -> anyhow::Result<f64> {
+    let mut device = cuda::open(Urgency::First)?;
+    let rates = machine::measure(device.as_mut(), Effort { rounds: 1, ..Effort::CARD })?;
+    Ok(rates.read / 1e9)
 }
 
 /// The fastest of several passes over a buffer of which each thread reads its share.

@@ -78,6 +78,7 @@ pub(super) fn run(args: &MeasureArgs) -> anyhow::Result<report::Report> {
     bar.set_message("loading");
     let target = args.target.load(model)?;
     bar.inc(1);
+    let read_bandwidth = if target.on_gpu() { bandwidth::measure_gpu()? } else { read_bandwidth };
 
     let setting = Setting {
         model: target.name().to_owned(),
@@ -88,7 +89,8 @@ pub(super) fn run(args: &MeasureArgs) -> anyhow::Result<report::Report> {
         bytes_per_token: bytes_per_token(args, &target),
         read_bandwidth,
     };
-    let engine = target.start(engine_options(args))?;
+    let options = engine_options(args, target.max_batch_tokens());
+    let engine = target.start(options)?;
     let mut figures = Figures::default();
     for repeat in 1..=args.repeat {
         bar.set_message(format!("prompts of {} tokens, {repeat} of {}", args.prompt, args.repeat));
@@ -134,7 +136,7 @@ fn check_lengths(args: &MeasureArgs, limit: usize) -> anyhow::Result<()> {
 
 /// A KV cache as large as the longest measurement needs, so that the peak of memory is not that of a
 /// cache which happens to fill up.
-fn engine_options(args: &MeasureArgs) -> EngineOptions {
+fn engine_options(args: &MeasureArgs, max_batch_tokens: usize) -> EngineOptions {
     let defaults = EngineOptions::default();
     let contexts = args.batch * (context_tokens(args) + args.tokens).div_ceil(BLOCK_SIZE);
     let prompts = (args.prompt + TAIL + 1).div_ceil(BLOCK_SIZE);
@@ -143,7 +145,7 @@ fn engine_options(args: &MeasureArgs) -> EngineOptions {
         kv_cache: KvCacheSize::Blocks(contexts.max(prompts) + 2),
         max_sequences: args.batch.max(defaults.max_sequences),
         max_waiting: args.batch.max(defaults.max_waiting),
-        max_batch_tokens: defaults.max_batch_tokens.max(2 * args.batch),
+        max_batch_tokens: max_batch_tokens.max(2 * args.batch),
         ..defaults
     }
 }

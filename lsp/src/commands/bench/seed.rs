@@ -137,7 +137,8 @@ fn measure(args: &SeedArgs) -> anyhow::Result<SeedReport> {
     let target = args.target.load(args.target.open()?)?;
     let (model, backend, block_bytes) = (target.name().to_owned(), target.backend(), target.kv_block_bytes());
     let kv_cache = KvCacheSize::Bytes(args.kv_cache_mb << 20);
-    let engine = target.start(EngineOptions { kv_cache, ..EngineOptions::default() })?;
+    let max_batch_tokens = target.max_batch_tokens();
+    let engine = target.start(EngineOptions { kv_cache, max_batch_tokens, ..EngineOptions::default() })?;
     check_lengths(&engine)?;
 
     let generation = measure_generations(&engine, &bar)?;

@@ -4,14 +4,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
-use clap::{Args, ValueEnum};
-use redstart_engine::backend::Backend;
+use clap::Args;
 use redstart_engine::cpu::threads::default_threads;
-use redstart_engine::engine::{Engine, EngineOptions};
+use redstart_engine::engine::{Engine, EngineOptions, KvCacheSize};
 use redstart_engine::synthetic::SyntheticModel;
 
-use crate::commands::memory;
-use crate::model::{LoadedBackend, ModelSource, OpenModel, RunOptions, SYNTHETIC_SEED};
+use crate::commands::{GpuArgs, memory};
+use crate::model::{
+    BackendChoice, KvCacheType, LoadedBackend, ModelSource, OpenModel, RunOptions, SYNTHETIC_SEED,
+};
 
 /// Which model, and what computes it.
 #[derive(Args, Clone)]
@@ -26,18 +27,19 @@ pub(super) struct TargetArgs {
     synthetic: Option<SyntheticModel>,
 
     /// What computes
-    #[arg(long, value_enum, default_value = "cpu")]
-    backend: BackendKind,
+    #[arg(long, value_enum, default_value_t = BackendChoice::Cpu)]
+    backend: BackendChoice,
 
-    /// Worker threads. Default: the physical cores, at most eight
+    #[command(flatten)]
+    gpu: GpuArgs,
+
+    /// How keys and values are kept in the KV cache
+    #[arg(long, value_name = "TYPE", value_enum, default_value_t)]
+    kv_cache_type: KvCacheType,
+
+    /// Worker threads on the processor. Default: the physical cores, at most eight
     #[arg(long, value_name = "N", value_parser = crate::commands::thread_count)]
     threads: Option<usize>,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum BackendKind {
-    /// The processor
-    Cpu,
 }
 
 impl TargetArgs {
@@ -61,9 +63,16 @@ impl TargetArgs {
 
     /// Gives an open model to its backend.
     pub(super) fn load(&self, model: OpenModel) -> anyhow::Result<Target> {
-        let BackendKind::Cpu = self.backend;
         let checkpoint_bytes = model.checkpoint.bytes();
-        let options = RunOptions { threads: self.threads, ..RunOptions::default() };
+        let options = RunOptions {
+            backend: self.backend,
+            threads: self.threads,
+            kv: self.kv_cache_type,
+            gpu: self.gpu.options(),
+            // The measurements decide, once the model is there.
+            kv_cache: Some(KvCacheSize::Blocks(0)),
+            ..RunOptions::default()
+        };
         let loaded = model.load(&options).map_err(anyhow::Error::msg)?;
         Ok(Target { checkpoint_bytes, load_peak_mb: memory::peak_mb(), loaded })
     }
@@ -99,7 +108,17 @@ impl Target {
 
     /// The backend's own description.
     pub(super) fn backend(&self) -> String {
-        self.loaded.backend.name()
+        self.loaded.placed.backend.name()
+    }
+
+    /// Whether it is on a GPU.
+    pub(super) fn on_gpu(&self) -> bool {
+        self.loaded.placed.on_gpu
+    }
+
+    /// Rows of one step at most, as serving would have it.
+    pub(super) fn max_batch_tokens(&self) -> usize {
+        self.loaded.placed.max_batch_tokens.unwrap_or(EngineOptions::default().max_batch_tokens)
     }
 
     pub(super) fn load_time(&self) -> Duration {
@@ -108,12 +127,12 @@ impl Target {
 
     /// Bytes of weights that decoding a token reads.
     pub(super) fn weight_bytes(&self) -> usize {
-        self.loaded.backend.weight_bytes()
+        self.loaded.placed.backend.weight_bytes()
     }
 
     /// Bytes of the KV cache that hold one block of tokens.
     pub(super) fn kv_block_bytes(&self) -> usize {
-        self.loaded.backend.kv_block_bytes()
+        self.loaded.placed.backend.kv_block_bytes()
     }
 
     pub(super) fn start(self, options: EngineOptions) -> anyhow::Result<Engine> {

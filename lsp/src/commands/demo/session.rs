@@ -11,7 +11,7 @@ use super::show::{Keystroke, Outcome, Show};
 use crate::assistant::Assistant;
 use crate::client::Client;
 use crate::commands::{ModelArgs, memory};
-use crate::model::Loader;
+use crate::loader::Loader;
 use crate::server;
 
 /// The sample project's file.

@@ -9,7 +9,12 @@ use crate::settings::SECTION;
 /// Starts what goes on for the whole session: settings, the model's state, the editor's life. Ends
 /// with the session.
 pub(in crate::server) async fn initialized(server: &Server) {
-    tokio::join!(follow_settings(server), model_state::follow(server), watch_editor(server));
+    tokio::join!(
+        follow_settings(server),
+        model_state::follow(server, server.assistant.model()),
+        model_state::follow(server, server.assistant.reviewer()),
+        watch_editor(server)
+    );
 }
 
 async fn follow_settings(server: &Server) {

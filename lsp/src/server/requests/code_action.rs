@@ -9,7 +9,6 @@ use tower_lsp::gen_lsp_types::{
 use tower_lsp::jsonrpc::Result;
 
 use super::{execute_command, review};
-use crate::model::ModelState;
 use crate::server::Server;
 use crate::server::convert::{diagnostic, fix, position, range};
 use crate::server::findings::lines;
@@ -94,11 +93,7 @@ fn review_action(server: &Server, snapshot: &Snapshot, caret: usize) -> Option<C
 
 /// Whether there is a model that can review, and what to do if not.
 pub(super) fn can_review(server: &Server) -> std::result::Result<(), String> {
-    match &*server.assistant.model().borrow() {
-        ModelState::Ready(model) => model.can_review(),
-        ModelState::Loading { what } => Err(format!("the model is not ready: {what}")),
-        ModelState::Failed { message } => Err(message.clone()),
-    }
+    server.assistant.ready_to_review().map(|_| ())
 }
 
 fn for_findings(server: &Server, uri: &str, touched: std::ops::Range<usize>) -> Vec<CodeAction> {

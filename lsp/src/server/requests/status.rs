@@ -17,7 +17,10 @@ pub(in crate::server) enum Status {
         model: String,
         description: String,
         max_model_len: usize,
-        /// Why it cannot review; absent if it can.
+        /// The model for reviews, where it is another one and it is there.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        review_model: Option<String>,
+        /// Why there are no reviews; absent if there are.
         #[serde(skip_serializing_if = "Option::is_none")]
         no_reviews: Option<String>,
     },
@@ -30,13 +33,21 @@ pub(in crate::server) async fn status(server: &Server) -> Result<Status> {
     Ok(match &*server.assistant.model().borrow() {
         ModelState::Loading { what } => Status::Loading { message: what.clone() },
         ModelState::Failed { message } => Status::Failed { message: message.clone() },
+        ModelState::Unset => Status::Failed { message: "no model was asked for".to_owned() },
         ModelState::Ready(model) => {
             let info = model.generator.model();
             Status::Ready {
                 model: info.name.clone(),
                 description: info.description.clone(),
                 max_model_len: info.max_model_len,
-                no_reviews: model.can_review().err(),
+                review_model: server
+                    .assistant
+                    .reviewer()
+                    .borrow()
+                    .ready()
+                    .ok()
+                    .map(|reviewer| reviewer.generator.model().name.clone()),
+                no_reviews: server.assistant.ready_to_review().err(),
             }
         }
     })

@@ -65,6 +65,7 @@ fn refusal(server: &Server, snapshot: &Snapshot) -> Option<String> {
         ModelState::Ready(_) => None,
         ModelState::Loading { what } => Some(format!("the model is not ready: {what}")),
         ModelState::Failed { message } => Some(format!("the model is not there: {message}")),
+        ModelState::Unset => Some("no model was asked for".to_owned()),
     }
 }
 
