@@ -7,6 +7,7 @@
 // A command speaks on the terminal; no editor listens to this one.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "the output of a terminal command")]
 
+mod gpu_bundle;
 mod kernels;
 mod neovim;
 mod plugins;
@@ -34,6 +35,7 @@ enum Chore {
     Test(test::Options),
     Plugins(plugins::Args),
     Kernels(kernels::Options),
+    GpuBundle(gpu_bundle::Options),
     Neovim(neovim::Options),
 }
 
@@ -46,6 +48,7 @@ fn main() -> ExitCode {
             }
             true
         }),
+        Chore::GpuBundle(options) => gpu_bundle::run(&options).map(|()| true),
         Chore::Kernels(options) => kernels::run(&options),
         Chore::Neovim(options) => neovim::run(&options).map(|()| true),
     };

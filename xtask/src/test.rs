@@ -38,6 +38,8 @@ enum Part {
     Fmt,
     /// The CUDA kernels compile for every architecture and none outgrew its budget; gets nvcc where there is none
     Kernels,
+    /// Every CUDA kernel on the host with the address and undefined-behaviour sanitizers
+    Sanitize,
     /// No lint of the workspace objects
     Clippy,
     /// The native tests of the plugin guests
@@ -109,6 +111,7 @@ impl Session {
                 }
                 kernels::Checked::Skipped(reason) => Outcome::Skipped(reason),
             }),
+            Part::Sanitize => sanitize(),
             Part::Clippy => {
                 let lints = ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
                 with_component("clippy", cargo(&lints))
@@ -227,6 +230,22 @@ fn cargo(arguments: &[&str]) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args(arguments);
     command
+}
+
+/// The shim's tests, its C++ built with sanitizers; in a folder of its own, as everything in it is built apart.
+fn sanitize() -> Result<Outcome> {
+    if !cfg!(target_os = "linux") {
+        return Ok(Outcome::Skipped("the sanitizers are GCC's on Linux".to_owned()));
+    }
+    let mut command = cargo(if has_nextest() {
+        &["nextest", "run", "--no-fail-fast"]
+    } else {
+        &["test", "--no-fail-fast"]
+    });
+    command.args(["-p", "redstart-kernels-shim", "--target-dir"]).arg(target_dir().join("sanitize"));
+    // The kernels' images are not looked at here.
+    command.env("REDSTART_SHIM_SANITIZE", "address,undefined").env("REDSTART_NVCC", "none");
+    status(&mut command)
 }
 
 fn has_nextest() -> bool {
