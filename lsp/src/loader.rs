@@ -242,9 +242,11 @@ mod tests {
 
     use super::*;
 
-    /// Failures of the engines that [`fake_gpu`] starts, for the test to send.
-    static ENGINES: Mutex<Option<mpsc::Sender<(watch::Sender<Option<String>>, BackendChoice)>>> =
-        Mutex::new(None);
+    /// What makes an engine of [`fake_gpu`]'s fail, and what it was asked to run on.
+    type FakeEngine = (watch::Sender<Option<String>>, BackendChoice);
+
+    /// The test that is told of the engines that [`fake_gpu`] starts.
+    static ENGINES: Mutex<Option<mpsc::Sender<FakeEngine>>> = Mutex::new(None);
 
     /// The embedded model, said to be on a GPU as long as a GPU is not ruled out.
     fn fake_gpu(_: &ModelSource, options: &RunOptions, files: &PluginFiles) -> Result<Served, String> {

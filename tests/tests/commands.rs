@@ -273,3 +273,32 @@ fn help_teaches_and_version_is_told() {
     }
     assert!(stdout(&redstart(&["--version"])).starts_with("redstart 0."));
 }
+
+/// Whether this machine has a GPU that serves: what is said of a machine without one is not said here.
+fn has_gpu() -> bool {
+    redstart_engine::cuda::probe().is_ok()
+}
+
+#[test]
+fn a_gpu_that_is_not_there_is_missed_only_by_who_asks_for_it() {
+    if has_gpu() {
+        return;
+    }
+    let output = redstart(&["doctor"]);
+    assert!(output.status.success());
+    assert_says(&stdout(&output), &["gpu", "none that can serve", "cpu ("]);
+
+    let output = redstart(&["doctor", "--backend", "cuda"]);
+    assert!(!output.status.success());
+    assert_says(&stdout(&output), &["model", "FAILED", "NVIDIA"]);
+
+    let model = model_copy();
+    let model = model.path().display().to_string();
+    let output = redstart(&["doctor", "--model", &model, "--kv-cache-type", "fp8"]);
+    assert_says(&stdout(&output), &["FAILED", "--kv-cache-type fp8 is for a GPU"]);
+    let output = redstart(&["doctor", "--backend", "cpu", "--kv-cache-type", "fp8"]);
+    assert_says(&stdout(&output), &["FAILED", "int8"]);
+    let output = redstart(&["doctor", "--gpu-memory-utilization", "85"]);
+    assert!(!output.status.success());
+    assert_says(&stderr(&output), &["--gpu-memory-utilization", "0.1 to 1"]);
+}

@@ -58,3 +58,39 @@ async fn a_base_model_says_why_it_does_not_review() {
     assert!(reason.contains("cannot review") && reason.contains("Instruct"), "{action}");
     session.end().await;
 }
+
+#[tokio::test]
+async fn a_second_model_reviews_while_the_first_completes() {
+    let model = instruct_directory();
+    let mut session = Session::start(&["--review-model", &model.path().display().to_string()]).await;
+    // The session waits for the first model only.
+    let status = loop {
+        let status = session.client.request("redstart/status", Value::Null).await.expect("a status");
+        if status.get("reviewModel").is_some() {
+            break status;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    };
+    assert_eq!(status["model"], "nano (embedded)");
+    assert!(status.get("noReviews").is_none(), "{status}");
+    let action = review_action(&mut session).await;
+    assert!(action.get("disabled").is_none(), "{action}");
+    session.end().await;
+}
+
+#[tokio::test]
+async fn a_second_model_that_is_missing_takes_the_reviews_alone() {
+    let mut session = Session::start(&["--review-model", "/no/such/model"]).await;
+    let status = loop {
+        let status = session.client.request("redstart/status", Value::Null).await.expect("a status");
+        if status["noReviews"].as_str().is_some_and(|why| why.contains("/no/such/model")) {
+            break status;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    };
+    assert_eq!(status["state"], "ready", "{status}");
+    let action = review_action(&mut session).await;
+    let reason = action["disabled"]["reason"].as_str().unwrap_or_default();
+    assert!(reason.contains("/no/such/model"), "{action}");
+    session.end().await;
+}
