@@ -86,16 +86,7 @@ impl<'a> AwqLinear<'a> {
     /// word holds that of input `k + j` in its low nibble and that of input `k + 4 + j` in its high one.
     pub fn q8x8(&self, k: usize, word: usize) -> [[u8; 4]; COLUMNS_PER_WORD] {
         const LOW_NIBBLES: u32 = 0x0f0f_0f0f;
-        let words_per_input = self.output / COLUMNS_PER_WORD;
-        let input = |k: usize| {
-            let at = 4 * (k * words_per_input + word);
-            u32::from_le_bytes([
-                self.qweight[at],
-                self.qweight[at + 1],
-                self.qweight[at + 2],
-                self.qweight[at + 3],
-            ])
-        };
+        let input = |k: usize| self.packed_word(k, word);
         let mut out = [[0; 4]; COLUMNS_PER_WORD];
         for (j, k) in (k..k + 4).enumerate() {
             let (first, second) = (input(k), input(k + 4));
@@ -110,6 +101,22 @@ impl<'a> AwqLinear<'a> {
             }
         }
         out
+    }
+
+    /// The packed weights of inputs `k .. k + 8` for outputs `8 * word .. 8 * word + 8`, a word an input, as the
+    /// checkpoint has them.
+    pub fn packed8(&self, k: usize, word: usize) -> [u32; COLUMNS_PER_WORD] {
+        std::array::from_fn(|i| self.packed_word(k + i, word))
+    }
+
+    fn packed_word(&self, k: usize, word: usize) -> u32 {
+        let at = 4 * (k * (self.output / COLUMNS_PER_WORD) + word);
+        u32::from_le_bytes([
+            self.qweight[at],
+            self.qweight[at + 1],
+            self.qweight[at + 2],
+            self.qweight[at + 3],
+        ])
     }
 
     /// Zero points of group `g` for outputs `8 * word .. 8 * word + 8`, each 0..=15.

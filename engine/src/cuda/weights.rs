@@ -375,6 +375,10 @@ impl Int4Source for AwqLinear<'_> {
         AwqLinear::q8x8(self, k, octet)
     }
 
+    fn awq_words(&self, k: usize, octet: usize) -> [u32; COLUMNS_PER_WORD] {
+        self.packed8(k, octet)
+    }
+
     fn z8(&self, group: usize, octet: usize) -> [u8; COLUMNS_PER_WORD] {
         AwqLinear::z8(self, group, octet)
     }
