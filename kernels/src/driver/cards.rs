@@ -295,8 +295,7 @@ mod tests {
     #[test]
     fn a_card_without_kernels_says_what_to_install() {
         let expected = "this program has no kernels for Thor (compute capability 11.0), and no NVRTC library was found to \
-             compile them: install NVRTC 12.8 to 13.x (the Python package nvidia-cuda-nvrtc or the CUDA toolkit); the CPU \
-             serves";
+             compile them: install NVRTC 12.8 to 13.x (the Python package nvidia-cuda-nvrtc or the CUDA toolkit)";
         assert_eq!(
             origin("Thor", (11, 0), (13, 0), Some(CUDA_13), || None).unwrap_err().to_string(),
             expected
