@@ -208,7 +208,7 @@ pub enum HeadType {
     /// 16-bit floating point, as the model has it
     #[default]
     F16,
-    /// Rounded to 8-bit integers: up to a tenth more tokens per second for a 7B model, more for smaller ones
+    /// Rounded to 8-bit integers: half the memory to read for every token; a little less exact
     Int8,
 }
 
@@ -218,7 +218,7 @@ pub enum WeightType {
     /// As the model has them
     #[default]
     Model,
-    /// Rounded to 8-bit floating point where the model has 16-bit weights: half the memory, twice the speed
+    /// Rounded to 8-bit floating point where the model has 16-bit weights: half the memory; less exact
     Fp8,
 }
 
