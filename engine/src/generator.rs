@@ -42,8 +42,36 @@ pub struct ModelInfo {
 #[derive(Debug)]
 pub struct Generation {
     events: mpsc::UnboundedReceiver<Event>,
-    cancelled: Arc<AtomicBool>,
+    control: Control,
     finished: bool,
+}
+
+/// What whoever asked can still say about a running generation, from anywhere.
+#[derive(Clone, Debug, Default)]
+pub struct Control {
+    cancelled: Arc<AtomicBool>,
+    awaited: Arc<AtomicBool>,
+}
+
+impl Control {
+    /// Asks the generator to end the generation within one step. What was generated until then, and
+    /// the account of it, can still be read.
+    pub fn cancel(&self) {
+        self.cancelled.store(true, Ordering::Release);
+    }
+
+    /// Somebody waits for it now: from the next step on it ranks as typing, whatever it was submitted as.
+    pub fn await_now(&self) {
+        self.awaited.store(true, Ordering::Release);
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::Acquire)
+    }
+
+    fn is_awaited(&self) -> bool {
+        self.awaited.load(Ordering::Acquire)
+    }
 }
 
 impl Generation {
@@ -51,9 +79,9 @@ impl Generation {
     /// `max_tokens` bounds what can be in it.
     pub fn channel() -> (GenerationSender, Generation) {
         let (sender, events) = mpsc::unbounded_channel();
-        let cancelled = Arc::new(AtomicBool::new(false));
-        let generation = Generation { events, cancelled: Arc::clone(&cancelled), finished: false };
-        (GenerationSender { events: sender, cancelled }, generation)
+        let control = Control::default();
+        let generation = Generation { events, control: control.clone(), finished: false };
+        (GenerationSender { events: sender, control }, generation)
     }
 
     /// The next event, or `None` after the last. A generator that vanished counts as failed.
@@ -76,10 +104,14 @@ impl Generation {
         Some(self.note(event))
     }
 
-    /// Asks the generator to end this generation within one step. What was generated until then, and
-    /// the account of it, can still be read.
+    /// See [`Control::cancel`].
     pub fn cancel(&self) {
-        self.cancelled.store(true, Ordering::Release);
+        self.control.cancel();
+    }
+
+    /// A handle by which others can cancel it or wait for it.
+    pub fn control(&self) -> Control {
+        self.control.clone()
     }
 
     fn note(&mut self, event: Option<Event>) -> Event {
@@ -101,7 +133,7 @@ impl Drop for Generation {
 #[derive(Debug)]
 pub struct GenerationSender {
     events: mpsc::UnboundedSender<Event>,
-    cancelled: Arc<AtomicBool>,
+    control: Control,
 }
 
 impl GenerationSender {
@@ -112,6 +144,11 @@ impl GenerationSender {
 
     /// Whether the receiver was dropped, or cancelled.
     pub fn is_cancelled(&self) -> bool {
-        self.cancelled.load(Ordering::Acquire)
+        self.control.is_cancelled()
+    }
+
+    /// Whether somebody [waits for it now](Control::await_now).
+    pub fn is_awaited(&self) -> bool {
+        self.control.is_awaited()
     }
 }

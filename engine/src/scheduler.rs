@@ -259,7 +259,7 @@ impl Scheduler {
     pub fn schedule(&mut self, plan: &mut StepPlan, now: Instant) -> bool {
         assert!(self.steps.is_empty(), "the last step was not applied");
         plan.clear();
-        self.end_cancelled(now);
+        self.hear_receivers(now);
         let mut step = Vec::new();
         while let Some(class) = self.sequences.iter().map(|sequence| sequence.priority).max() {
             let shares = self.share_budget(class);
@@ -295,7 +295,7 @@ impl Scheduler {
     /// steps.
     pub fn schedule_ahead(&mut self, plan: &mut StepPlan, now: Instant) -> bool {
         plan.clear();
-        self.end_cancelled(now);
+        self.hear_receivers(now);
         let Some(continuations) = self.continuations() else { return false };
         let missing = |continuation: &Continuation| {
             let sequence = &self.sequences[continuation.index];
@@ -367,7 +367,11 @@ impl Scheduler {
         self.stats.computed_tokens += plan.num_rows() as u64;
     }
 
-    fn end_cancelled(&mut self, now: Instant) {
+    /// Takes in what receivers said since the last step: some left, some began to wait.
+    fn hear_receivers(&mut self, now: Instant) {
+        for sequence in self.sequences.iter_mut().filter(|sequence| sequence.stream.is_awaited()) {
+            sequence.priority = Priority::Typing;
+        }
         let cancelled: Vec<SequenceId> =
             self.sequences.iter().filter(|s| s.stream.is_cancelled()).map(|s| s.id).collect();
         for id in cancelled {

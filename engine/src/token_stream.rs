@@ -41,6 +41,11 @@ impl TokenStream {
         self.sender.is_cancelled()
     }
 
+    /// Whether the receiver waits, whatever the request was submitted as.
+    pub(crate) fn is_awaited(&self) -> bool {
+        self.sender.is_awaited()
+    }
+
     /// Tells that the first step is planned.
     pub(crate) fn start(&self, usage: Usage) {
         self.sender.send(Event::Started(usage));

@@ -68,6 +68,24 @@ fn a_higher_class_takes_the_whole_step_even_in_mid_prefill() {
 }
 
 #[test]
+fn a_warm_up_that_somebody_begins_to_wait_for_goes_first() {
+    let mut driver = Driver::new(config(32));
+    let mut warm_up =
+        driver.submit(with_priority(Priority::WarmUp, request(prompt(1, 2 * WARM_UP_CHUNK), 3))).1;
+    driver.step();
+    let mut action = driver.submit(with_priority(Priority::Action, request(prompt(2, 20), 5))).1;
+    driver.step();
+    assert_eq!(driver.plan.tokens, prompt(2, 20), "the action before the warm-up");
+    warm_up.control().await_now();
+    driver.step();
+    assert_eq!(driver.plan.positions[0] as usize, WARM_UP_CHUNK, "the warm-up where it was");
+    assert!(!driver.plan.background);
+    driver.run_to_end();
+    assert_eq!(collect(&mut warm_up).ids(), solo(&request(prompt(1, 2 * WARM_UP_CHUNK), 3), 256).0);
+    assert_eq!(collect(&mut action).ids(), solo(&request(prompt(2, 20), 5), 256).0);
+}
+
+#[test]
 fn a_step_is_in_the_background_when_nobody_waits_for_it() {
     let mut driver = Driver::new(config(64));
     let _warm_ups = [1, 2].map(|seed| {
