@@ -2,7 +2,7 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use redstart_engine::request::{Priority, Request, SamplingParams};
@@ -12,11 +12,17 @@ use tokio::sync::watch;
 pub use redstart_syntax::trigger::Trigger;
 
 use crate::model::{LoadedModel, ModelState, ModelWatch};
+use crate::power;
 use crate::snapshot::Snapshot;
+use crate::typing::options::{Ahead, TypingOptions};
+use crate::typing::pace::EngineSpeed;
+use crate::typing::totals::{Ledger, Totals};
 
 /// One suggestion: replace `range` (byte offsets, within one line, containing the caret) by `text`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Suggestion {
+    /// Names it in what the editor says of it later.
+    pub id: u64,
     /// Bytes of the document that the text replaces.
     pub range: Range<usize>,
     /// The replacement, with the document's line ends.
@@ -44,6 +50,23 @@ pub struct SuggestionStats {
     pub confidence: f32,
     /// True when the plugin failed and the built-in prompt was used.
     pub fallback_prompt: bool,
+    /// Where it came from. Tokens and the time of submission are counted only where a prompt was waited for.
+    pub source: Source,
+}
+
+/// Where a suggestion came from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Source {
+    /// The rest of an earlier suggestion that agrees with what was typed since.
+    TypedThrough,
+    /// A generation that was under way when it was asked for.
+    Joined,
+    /// What was generated before it was asked for.
+    Ahead,
+    /// A generation of its own.
+    #[default]
+    Engine,
 }
 
 /// Why there is no suggestion. Never an error for the editor while typing.
@@ -61,7 +84,10 @@ pub enum NoSuggestion {
     /// The model had something, with too little confidence to show it unasked.
     #[error("the model was unsure")]
     Unsure,
-    /// A newer request of the same document took its place.
+    /// The same was shown here and turned down.
+    #[error("the same was turned down here")]
+    Rejected,
+    /// A newer request of the same document took its place, or the text was edited.
     #[error("superseded by a newer request")]
     Superseded,
     /// Something failed; for the log.
@@ -103,18 +129,48 @@ pub enum Severity {
 pub struct Assistant {
     model: ModelWatch,
     reviewer: ModelWatch,
+    pub(crate) options: TypingOptions,
+    ahead: Mutex<Ahead>,
+    pub(crate) ledger: Ledger,
+    pub(crate) speed: Arc<Mutex<EngineSpeed>>,
 }
 
 impl Assistant {
     /// An assistant for the model that `model` follows.
     pub fn new(model: ModelWatch) -> Arc<Self> {
-        Self::with_reviewer(model, watch::channel(ModelState::Unset).1)
+        Self::with_reviewer(model, watch::channel(ModelState::Unset).1, TypingOptions::default())
     }
 
     /// An assistant with a second model for reviews; as long as that is [unset](ModelState::Unset), the first
     /// does both.
-    pub fn with_reviewer(model: ModelWatch, reviewer: ModelWatch) -> Arc<Self> {
-        Arc::new(Self { model, reviewer })
+    pub fn with_reviewer(model: ModelWatch, reviewer: ModelWatch, options: TypingOptions) -> Arc<Self> {
+        let (ahead, ledger, speed) = Default::default();
+        Arc::new(Self { model, reviewer, options, ahead, ledger, speed })
+    }
+
+    /// Takes over the setting of when to work ahead.
+    pub fn set_ahead(&self, ahead: Ahead) {
+        *self.ahead.lock().unwrap_or_else(PoisonError::into_inner) = ahead;
+    }
+
+    /// Whether to work ahead of requests now.
+    pub(crate) fn works_ahead(&self) -> bool {
+        let ahead = *self.ahead.lock().unwrap_or_else(PoisonError::into_inner);
+        self.options.ahead
+            && match ahead {
+                Ahead::On => true,
+                Ahead::PluggedIn => !power::on_battery(),
+                Ahead::Off => false,
+            }
+    }
+
+    /// What typing cost and brought since the start.
+    pub fn totals(&self) -> Totals {
+        self.ledger.totals()
+    }
+
+    pub(crate) fn engine_speed(&self) -> EngineSpeed {
+        *self.speed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The model's state.

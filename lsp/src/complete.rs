@@ -1,233 +1,424 @@
-//! A completion: from a caret to shaped text.
+//! A suggestion: from what is known already, from a generation under way, or from a new one.
 
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use redstart_engine::generator::Generation;
-use redstart_engine::request::{Event, FinishReason, Priority, SubmitError, Token};
-use redstart_plugins::prompt::{Context, Prompt};
-use redstart_plugins::{Budget, builtin};
+use futures_util::future::join_all;
+use redstart_engine::request::Priority;
 use redstart_syntax::caret::Caret;
 use redstart_syntax::scope::{self, Scope};
-use redstart_syntax::shape;
-use redstart_syntax::stop::{StopPolicy, Verdict};
+use redstart_syntax::shape::{self, Shaped};
 use redstart_syntax::trigger::{self, Trigger};
+use tokio::time::sleep_until;
 
-use crate::assistant::{Assistant, NoSuggestion, Suggestion, SuggestionStats, engine_request, plugin_model};
+use crate::assistant::{Assistant, NoSuggestion, Source, Suggestion, SuggestionStats};
+use crate::generate::{Place, Prepared, Reader};
 use crate::model::LoadedModel;
 use crate::snapshot::Snapshot;
-use crate::window::Window;
+use crate::typing::anchor::Anchor;
+use crate::typing::draft::Draft;
+use crate::typing::flight::Flight;
+use crate::typing::totals::{Account, Ledger};
+use crate::typing::{Rest, Typing};
+
+/// How long the first line of a block waits for the lines after it: an editor shows a suggestion once.
+const LINE_PATIENCE: Duration = Duration::from_millis(120);
+/// The same for somebody who asked and waits.
+const ASKED_PATIENCE: Duration = Duration::from_secs(2);
+/// Generations that a request waits for one after the other, when what is typed leaves one behind.
+const MAX_TURNS: usize = 3;
+/// Temperatures of the candidates besides the likeliest.
+const TEMPERATURES: [f32; 4] = [0.5, 0.8, 1.0, 1.2];
+
+/// A request for a suggestion.
+pub(crate) struct Asked<'a> {
+    pub(crate) typing: &'a Arc<Typing>,
+    pub(crate) snapshot: &'a Snapshot,
+    pub(crate) caret: Caret,
+    pub(crate) trigger: Trigger,
+    pub(crate) started: Instant,
+}
+
+impl Asked<'_> {
+    fn is_unasked(&self) -> bool {
+        self.trigger == Trigger::Automatic
+    }
+}
+
+/// What became of waiting for a generation.
+enum Waited {
+    Answer(Suggestion),
+    /// What is typed no longer agrees with it.
+    LeftBehind,
+    Nothing(NoSuggestion),
+}
 
 impl Assistant {
-    /// A suggestion at byte offset `caret`. Dropping the future stops the generation, and
-    /// that is how a newer request ends an older one.
+    /// A suggestion at byte offset `caret`. When the future is dropped and no other request waits for the same
+    /// generation, that is ended a moment later; when the text typed does not agree with it, at once.
     ///
     /// # Errors
     /// Why there is none.
     pub async fn complete(
         &self,
+        typing: &Arc<Typing>,
         snapshot: &Snapshot,
         caret: usize,
         trigger: Trigger,
     ) -> Result<Suggestion, NoSuggestion> {
-        let started = Instant::now();
         let caret = Caret::new(&snapshot.text, caret, snapshot.language);
-        trigger::check(&caret, trigger).map_err(|reason| NoSuggestion::NotHere(reason.to_string()))?;
+        let asked = Asked { typing, snapshot, caret, trigger, started: Instant::now() };
+        typing.asked();
+        if asked.is_unasked() {
+            self.ledger.add(|totals| totals.requests += 1);
+        }
+        let answer = self.answer(&asked).await?;
+        if asked.is_unasked() {
+            self.ledger.answered(&answer.stats);
+        }
+        Ok(answer)
+    }
+
+    async fn answer(&self, asked: &Asked<'_>) -> Result<Suggestion, NoSuggestion> {
+        if let Some(known) = self.known(asked) {
+            return Ok(known);
+        }
+        trigger::check(&asked.caret, asked.trigger)
+            .map_err(|reason| NoSuggestion::NotHere(reason.to_string()))?;
         let model = self.ready().map_err(NoSuggestion::NotReady)?;
-        let scope = scope::wants_block(&caret, None);
-
-        let half_typed = half_typed(caret.line_prefix());
-        let context = context(&model, snapshot, &caret, scope, half_typed);
-        let mut stats = SuggestionStats::default();
-        let (prompt, tokens) =
-            self.prompt(&model, &context, &mut stats).await.map_err(NoSuggestion::Failed)?;
-        let mut request = engine_request(&model, snapshot, &prompt, tokens, Priority::Typing);
-        request.params.begins_with = half_typed.to_owned();
-        request.params.top_logprobs = 1;
-        let generation = model.generator.submit(request).map_err(refused)?;
-        stats.submit = started.elapsed();
-
-        let mut watch = Watch::new(StopPolicy::new(&caret, scope), half_typed.len(), started);
-        let raw = watch.read(generation, &mut stats).await?;
-        stats.confidence = watch.confidence();
-        if trigger == Trigger::Automatic && stats.confidence < model.hints.min_confidence {
-            return Err(NoSuggestion::Unsure);
-        }
-        let text = insertion(&model, &context, raw, stats.fallback_prompt).await;
-        let shaped = shape::shape(&text, &caret, scope).ok_or(NoSuggestion::Nothing)?;
-        stats.total = started.elapsed();
-        let at = caret.byte();
-        Ok(Suggestion { range: at..at + shaped.replace, text: shaped.text, stats })
-    }
-
-    /// The plugin's prompt in tokens; the built-in prompt when the plugin has none that fits.
-    async fn prompt(
-        &self,
-        model: &LoadedModel,
-        context: &Context,
-        stats: &mut SuggestionStats,
-    ) -> Result<(Prompt, Vec<u32>), String> {
-        if let Some(plugin) = &model.plugins.complete {
-            let built = plugin.build(context.clone()).await.map_err(|error| error.to_string());
-            match built.and_then(|prompt| Ok((tokens(model, &prompt)?, prompt))) {
-                Ok((tokens, prompt)) => return Ok((prompt, tokens)),
-                Err(error) => model.plugins.report(plugin, &error),
-            }
-        }
-        stats.fallback_prompt = true;
-        let prompt = builtin::complete(context);
-        let tokens = tokens(model, &prompt)?;
-        Ok((prompt, tokens))
-    }
-}
-
-/// The end of the line before the caret that the prompt leaves out, and that the output must begin with:
-/// a word that may be half typed, with the blank before it. Vocabularies join a blank to the word after it
-/// and know words better than their halves, so a prompt that ends there is continued better. It is
-/// also the same prompt for every letter of the word. Empty where only indentation precedes the caret.
-fn half_typed(line_prefix: &str) -> &str {
-    const LONGEST: usize = 40;
-    let is_word = |c: char| c.is_alphanumeric() || c == '_';
-    let without_word = line_prefix.trim_end_matches(is_word);
-    let start = match without_word.strip_suffix(' ') {
-        Some(before) if !before.trim().is_empty() => before.len(),
-        _ => without_word.len(),
-    };
-    if line_prefix.len() - start > LONGEST || line_prefix.trim().is_empty() {
-        ""
-    } else {
-        &line_prefix[start..]
-    }
-}
-
-fn context(
-    model: &LoadedModel,
-    snapshot: &Snapshot,
-    caret: &Caret,
-    scope: Scope,
-    half_typed: &str,
-) -> Context {
-    let at = caret.byte();
-    let mut window = Window::around(&snapshot.text, at, at, model.hints.window_tokens);
-    if window.prefix.ends_with(half_typed) {
-        window.prefix.truncate(window.prefix.len() - half_typed.len());
-    }
-    Context {
-        task: "complete".into(),
-        path: snapshot.path.display().to_string(),
-        language: snapshot.language_id.to_string(),
-        prefix: window.prefix,
-        suffix: window.suffix,
-        focus: String::new(),
-        first_line: u32::try_from(snapshot.text.byte_to_line(at)).unwrap_or(u32::MAX),
-        single_line: scope == Scope::SingleLine,
-        snippets: Vec::new(),
-        model: plugin_model(model),
-        facts: Vec::new(),
-    }
-}
-
-/// Leaves room for the answer, and keeps to the window the model does well with.
-fn tokens(model: &LoadedModel, prompt: &Prompt) -> Result<Vec<u32>, String> {
-    let mut budget = Budget::of(prompt, model.generator.model().max_model_len);
-    budget.max_prompt_tokens = budget.max_prompt_tokens.min(model.hints.window_tokens);
-    let assembled = model.assembler.assemble(prompt, budget).map_err(|error| error.to_string())?;
-    Ok(assembled.tokens)
-}
-
-fn refused(error: SubmitError) -> NoSuggestion {
-    match error {
-        SubmitError::Stopped(message) => NoSuggestion::NotReady(message),
-        other => NoSuggestion::Failed(other.to_string()),
-    }
-}
-
-/// Reads a generation until the policy, the model or a limit ends it.
-struct Watch {
-    policy: StopPolicy,
-    /// Bytes still to come of what was half typed.
-    to_skip: usize,
-    started: Instant,
-    first_line: Option<Duration>,
-    /// Sum of the log-probabilities of the tokens of the first line, and their number.
-    logprob: (f32, usize),
-}
-
-impl Watch {
-    fn new(policy: StopPolicy, to_skip: usize, started: Instant) -> Self {
-        Self { policy, to_skip, started, first_line: None, logprob: (0.0, 0) }
-    }
-
-    /// The raw text that follows the caret, up to where it should stop.
-    async fn read(
-        &mut self,
-        mut generation: Generation,
-        stats: &mut SuggestionStats,
-    ) -> Result<String, NoSuggestion> {
-        let mut reason = None;
-        while let Some(event) = generation.next().await {
-            match event {
-                Event::Started(usage) => {
-                    stats.prompt_tokens = usage.prompt_tokens;
-                    stats.cached_tokens = usage.cached_tokens;
-                }
-                Event::Token(token) => {
-                    stats.generated_tokens += 1;
-                    if self.take(&token) == Verdict::Stop {
-                        break;
+        for turn in 0..MAX_TURNS {
+            let (flight, source) = match self.joinable(asked) {
+                Some(flight) if flight.is_ahead => (flight, Source::Ahead),
+                Some(flight) => (flight, Source::Joined),
+                None => {
+                    if turn == 0 && self.options.pace && asked.is_unasked() {
+                        tokio::time::sleep(asked.typing.pace().wait(self.engine_speed())).await;
                     }
+                    let Some(flight) = self.take_off(asked, &model) else {
+                        return Err(NoSuggestion::Superseded);
+                    };
+                    (flight, Source::Engine)
                 }
-                Event::Finished(finished, _) => reason = Some(finished),
+            };
+            match self.wait_for(&flight, source, asked, &model).await {
+                Waited::Answer(suggestion) => return Ok(suggestion),
+                Waited::LeftBehind => {}
+                Waited::Nothing(reason) => return Err(reason),
             }
         }
-        drop(generation);
-        stats.first_line = self.first_line.unwrap_or_else(|| self.started.elapsed());
-        match reason {
-            Some(FinishReason::Superseded) => Err(NoSuggestion::Superseded),
-            Some(FinishReason::Failed(message)) => Err(NoSuggestion::Failed(message)),
-            Some(FinishReason::MaxTokens | FinishReason::ContextFull) => Ok(self.whole_lines().to_owned()),
-            _ => Ok(self.policy.accepted().to_owned()),
+        Err(NoSuggestion::Nothing)
+    }
+
+    /// The rest of an earlier suggestion that agrees with what was typed since.
+    fn known(&self, asked: &Asked<'_>) -> Option<Suggestion> {
+        if !self.options.typed_through {
+            return None;
+        }
+        let rest = asked.typing.rest(asked.snapshot, &asked.caret, asked.is_unasked())?;
+        let least = self.ready().ok()?.hints.min_confidence;
+        if asked.is_unasked() && rest.draft.stats.confidence < least {
+            return None;
+        }
+        let ahead = rest.draft.stats.source == Source::Ahead && !rest.draft.is_shown();
+        Some(suggestion_of(rest, if ahead { Source::Ahead } else { Source::TypedThrough }, asked))
+    }
+
+    fn joinable(&self, asked: &Asked<'_>) -> Option<Arc<Flight>> {
+        self.options.join.then(|| asked.typing.join(asked.snapshot, asked.caret.byte())).flatten()
+    }
+
+    /// Starts a generation for a request, unless the text has been edited since.
+    fn take_off(&self, asked: &Asked<'_>, model: &Arc<LoadedModel>) -> Option<Arc<Flight>> {
+        let scope = scope::wants_block(&asked.caret, None);
+        let anchor = Anchor::new(&asked.snapshot.text, asked.caret.byte(), 0);
+        let account = Account::new(&self.ledger);
+        let flight = Flight::new(anchor, String::new(), asked.caret.clone(), scope, false, account);
+        if !asked.typing.take_off(asked.snapshot, Arc::clone(&flight)) {
+            return None;
+        }
+        self.fly(&flight, asked.typing, asked.snapshot, model, Priority::Typing, asked.started);
+        Some(flight)
+    }
+
+    /// Runs a generation on a task of its own, until it lands or is cancelled.
+    pub(crate) fn fly(
+        &self,
+        flight: &Arc<Flight>,
+        typing: &Arc<Typing>,
+        snapshot: &Snapshot,
+        model: &Arc<LoadedModel>,
+        priority: Priority,
+        started: Instant,
+    ) {
+        let pilot = Pilot {
+            flight: Arc::clone(flight),
+            place: Place {
+                snapshot: snapshot.clone(),
+                caret: flight.caret.clone(),
+                scope: flight.scope,
+                snippets: typing.snippets(),
+            },
+            model: Arc::clone(model),
+            started,
+            ledger: self.ledger.clone(),
+        };
+        let (typing, speed) = (Arc::downgrade(typing), Arc::clone(&self.speed));
+        tokio::spawn(async move {
+            let landing = pilot.run(priority).await;
+            let flight = &pilot.flight;
+            pilot.ledger.add(|totals| totals.cancelled += usize::from(flight.is_cancelled()));
+            if let Ok(landing) = &landing
+                && !flight.is_ahead
+            {
+                speed.lock().unwrap_or_else(PoisonError::into_inner).measured(landing.stats.first_line);
+            }
+            let keep = |landing: Landing| {
+                let make = |anchor, typed: &str| landing.draft(flight, anchor, typed);
+                typing.upgrade()?.land(flight, make)
+            };
+            flight.land(landing.and_then(|landing| keep(landing).ok_or(NoSuggestion::Superseded)));
+        });
+    }
+
+    /// Waits until a generation has enough for an answer.
+    async fn wait_for(
+        &self,
+        flight: &Arc<Flight>,
+        source: Source,
+        asked: &Asked<'_>,
+        model: &Arc<LoadedModel>,
+    ) -> Waited {
+        let mut waiting = flight.wait(self.options.join);
+        let patience = if asked.is_unasked() { LINE_PATIENCE } else { ASKED_PATIENCE };
+        let mut first_line: Option<Instant> = None;
+        loop {
+            let (raw, outcome) = {
+                let progress = waiting.progress.borrow_and_update();
+                (progress.raw.clone(), progress.outcome.clone())
+            };
+            if let Some(outcome) = outcome {
+                return match outcome {
+                    Ok(draft) => self.landed(&draft, source, asked, model),
+                    // Ended because of what was typed, which is what this request may be for.
+                    Err(NoSuggestion::Superseded) if flight.is_cancelled() => Waited::LeftBehind,
+                    Err(reason) => Waited::Nothing(reason),
+                };
+            }
+            if !flight.may_agree(asked.snapshot, asked.caret.byte()) {
+                return Waited::LeftBehind;
+            }
+            if first_line.is_none() && has_whole_line_after(&raw, flight, asked) {
+                first_line = Some(Instant::now());
+            }
+            let deadline = first_line.map(|line| line + patience);
+            tokio::select! {
+                _ = waiting.progress.changed() => {}
+                () = sleep_until(deadline.unwrap_or_else(far_off).into()), if deadline.is_some() => {
+                    if let Some(answer) = self.lines_so_far(flight, &raw, source, asked) {
+                        return Waited::Answer(answer);
+                    }
+                    first_line = None;
+                }
+            }
         }
     }
 
-    fn take(&mut self, token: &Token) -> Verdict {
-        let skipped = self.to_skip.min(token.text.len());
-        self.to_skip -= skipped;
-        if self.first_line.is_none() && skipped == 0 {
-            self.logprob.0 += token.top_logprobs.first().map_or(0.0, |(_, logprob)| *logprob);
-            self.logprob.1 += 1;
+    fn landed(
+        &self,
+        draft: &Arc<Draft>,
+        source: Source,
+        asked: &Asked<'_>,
+        model: &LoadedModel,
+    ) -> Waited {
+        let Some(shaped) = draft.rest(asked.snapshot, &asked.caret) else { return Waited::LeftBehind };
+        if asked.is_unasked() {
+            if draft.stats.confidence < model.hints.min_confidence {
+                // Further letters may make it sure.
+                let is_new = source == Source::Engine;
+                return if is_new { Waited::Nothing(NoSuggestion::Unsure) } else { Waited::LeftBehind };
+            }
+            if !asked.typing.allows(asked.snapshot, asked.caret.byte(), &shaped.text) {
+                return Waited::Nothing(NoSuggestion::Rejected);
+            }
         }
-        let verdict = self.policy.push(token.text.get(skipped..).unwrap_or_default());
-        if self.first_line.is_none() && self.policy.accepted().trim_start_matches('\n').contains('\n') {
-            self.first_line = Some(self.started.elapsed());
-        }
-        verdict
+        Waited::Answer(suggestion_of(Rest { draft: Arc::clone(draft), shaped }, source, asked))
     }
 
-    /// A line that a limit cut in two is not shown, unless it is the only one.
-    fn whole_lines(&self) -> &str {
-        let text = self.policy.accepted();
-        match text.trim_end().rfind('\n') {
-            Some(end) if !text[..end].trim().is_empty() => &text[..end],
-            _ => text,
-        }
+    /// The whole lines that a generation has so far, as a draft of their own. It goes on meanwhile.
+    fn lines_so_far(
+        &self,
+        flight: &Flight,
+        raw: &str,
+        source: Source,
+        asked: &Asked<'_>,
+    ) -> Option<Suggestion> {
+        let lines = &raw[..raw.trim_end_matches(|c| c != '\n').len()];
+        let shaped = shape::shape(lines, &flight.caret, flight.scope)?;
+        let stats = SuggestionStats { source, confidence: 1.0, ..SuggestionStats::default() };
+        let landing = Landing { shaped, stats };
+        let draft = asked.typing.land(flight, |anchor, typed| landing.draft(flight, anchor, typed))?;
+        let shaped = draft.rest(asked.snapshot, &asked.caret)?;
+        let is_welcome = !asked.is_unasked()
+            || asked.typing.allows(asked.snapshot, asked.caret.byte(), &shaped.text);
+        is_welcome.then(|| suggestion_of(Rest { draft, shaped }, source, asked))
     }
 
-    /// Geometric mean of the probabilities of the first line's tokens; 1 for none.
-    fn confidence(&self) -> f32 {
-        let (sum, count) = self.logprob;
-        if count == 0 { 1.0 } else { (sum / count as f32).exp() }
+    /// Up to `count` different suggestions for somebody who asked for them, the likeliest first.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub async fn candidates(
+        &self,
+        typing: &Arc<Typing>,
+        snapshot: &Snapshot,
+        caret: usize,
+        count: usize,
+    ) -> Result<Vec<Suggestion>, NoSuggestion> {
+        let at = Caret::new(&snapshot.text, caret, snapshot.language);
+        let asked =
+            Asked { typing, snapshot, caret: at.clone(), trigger: Trigger::Invoked, started: Instant::now() };
+        let likeliest = self.complete(typing, snapshot, caret, Trigger::Invoked);
+        let (first, others) = futures_util::future::join(likeliest, self.sampled(&asked)).await;
+        let known = typing.rests(snapshot, &at).into_iter();
+        let known = known.map(|rest| suggestion_of(rest, Source::TypedThrough, &asked));
+        let mut candidates: Vec<Suggestion> = Vec::new();
+        let first = match first {
+            Ok(first) => Some(first),
+            Err(reason) if others.is_empty() => return Err(reason),
+            Err(_) => None,
+        };
+        for candidate in first.into_iter().chain(others).chain(known) {
+            let is_new = |text: &str| candidates.iter().all(|other| other.text.trim() != text.trim());
+            if candidates.len() < count && is_new(&candidate.text) {
+                candidates.push(candidate);
+            }
+        }
+        Ok(candidates)
+    }
+
+    /// Less likely suggestions, drawn at rising temperatures.
+    async fn sampled(&self, asked: &Asked<'_>) -> Vec<Suggestion> {
+        let Ok(model) = self.ready() else { return Vec::new() };
+        let scope = scope::wants_block(&asked.caret, None);
+        let place = Place {
+            snapshot: asked.snapshot.clone(),
+            caret: asked.caret.clone(),
+            scope,
+            snippets: asked.typing.snippets(),
+        };
+        let Ok(prepared) = Prepared::new(model, &place).await else { return Vec::new() };
+        let (prepared, place) = (&prepared, &place);
+        let draw = |(seed, temperature): (u64, f32)| async move {
+            let generation = prepared
+                .submit(&place.snapshot, Priority::Typing, |params| {
+                    params.temperature = temperature;
+                    params.top_p = 0.95;
+                    params.seed = Some(seed);
+                })
+                .ok()?;
+            let mut reader = prepared.reader(place, asked.started);
+            let account = Account::new(&self.ledger);
+            let raw = reader.read(generation, |_| account.token()).await.ok()?;
+            let shaped = shape::shape(&prepared.insertion(raw).await, &place.caret, scope)?;
+            let anchor = Anchor::new(&place.snapshot.text, place.caret.byte(), shaped.replace);
+            let draft = Arc::new(Draft::new(anchor, "", "", &shaped, reader.stats.clone(), account));
+            asked.typing.keep(asked.snapshot, &draft);
+            Some(suggestion_of(Rest { draft, shaped }, Source::Engine, asked))
+        };
+        join_all((1..).zip(TEMPERATURES).map(draw)).await.into_iter().flatten().collect()
     }
 }
 
-/// What the plugin makes of the raw text; the built-in reading where the plugin fails.
-async fn insertion(model: &LoadedModel, context: &Context, raw: String, fallback: bool) -> String {
-    let plugin = model.plugins.complete.as_ref().filter(|_| !fallback);
-    let answer = match plugin {
-        Some(plugin) => plugin.finish(context.clone(), raw.clone()).await.unwrap_or_else(|error| {
-            model.plugins.report(plugin, &error.to_string());
-            builtin::finish(context, &raw)
-        }),
-        None => builtin::finish(context, &raw),
+/// Runs one flight.
+struct Pilot {
+    flight: Arc<Flight>,
+    place: Place,
+    model: Arc<LoadedModel>,
+    started: Instant,
+    ledger: Ledger,
+}
+
+/// What a flight brought.
+struct Landing {
+    shaped: Shaped,
+    stats: SuggestionStats,
+}
+
+impl Pilot {
+    async fn run(&self, priority: Priority) -> Result<Landing, NoSuggestion> {
+        let prepared =
+            Prepared::new(Arc::clone(&self.model), &self.place).await.map_err(NoSuggestion::Failed)?;
+        if self.flight.is_cancelled() {
+            return Err(NoSuggestion::Superseded);
+        }
+        let generation = prepared.submit(&self.place.snapshot, priority, |_| {})?;
+        self.flight.submitted(generation.control());
+        let submit = self.started.elapsed();
+        let mut reader = prepared.reader(&self.place, self.started);
+        let read = reader
+            .read(generation, |reader: &Reader| {
+                self.flight.account.token();
+                self.flight.generated(reader.so_far());
+            })
+            .await;
+        let is_ahead = self.flight.is_ahead;
+        if !is_ahead {
+            self.ledger.add(|totals| {
+                totals.prompt_tokens += reader.stats.prompt_tokens;
+                totals.cached_tokens += reader.stats.cached_tokens;
+            });
+        }
+        let text = prepared.insertion(read?).await;
+        let shaped =
+            shape::shape(&text, &self.place.caret, self.place.scope).ok_or(NoSuggestion::Nothing)?;
+        if is_ahead && shaped.replace > 0 {
+            return Err(NoSuggestion::Nothing);
+        }
+        let source = if is_ahead { Source::Ahead } else { Source::Engine };
+        Ok(Landing { shaped, stats: SuggestionStats { submit, source, ..reader.stats } })
+    }
+}
+
+impl Landing {
+    fn draft(&self, flight: &Flight, anchor: Anchor, typed: &str) -> Draft {
+        // What a suggestion ahead replaces is what the one before it does.
+        let anchor = if flight.is_ahead { anchor } else { anchor.replacing(self.shaped.replace) };
+        let account = Arc::clone(&flight.account);
+        Draft::new(anchor, flight.lead(), typed, &self.shaped, self.stats.clone(), account)
+    }
+}
+
+/// Whether a block that is being generated has a whole line beyond what is typed.
+fn has_whole_line_after(raw: &str, flight: &Flight, asked: &Asked<'_>) -> bool {
+    if flight.scope != Scope::Block {
+        return false;
+    }
+    let (_, typed) = flight.place();
+    let typed = typed.len().max(asked.caret.byte().saturating_sub(flight.caret.byte()));
+    let rest = raw.get(typed.saturating_sub(flight.lead().len())..).unwrap_or_default();
+    rest.trim_start().contains('\n')
+}
+
+fn far_off() -> Instant {
+    Instant::now() + Duration::from_secs(3600)
+}
+
+/// The answer that the rest of a draft is.
+fn suggestion_of(rest: Rest, source: Source, asked: &Asked<'_>) -> Suggestion {
+    let at = asked.caret.byte();
+    let total = asked.started.elapsed();
+    let of_draft = &rest.draft.stats;
+    let stats = match source {
+        Source::Engine => SuggestionStats { total, source, ..of_draft.clone() },
+        Source::Joined => SuggestionStats { first_line: total, total, source, ..of_draft.clone() },
+        // Nobody waited for a prompt.
+        Source::TypedThrough | Source::Ahead => SuggestionStats {
+            first_line: total,
+            total,
+            source,
+            confidence: of_draft.confidence,
+            ..SuggestionStats::default()
+        },
     };
-    answer.insertions.into_iter().next().unwrap_or_default()
+    Suggestion { id: rest.draft.id, range: at..at + rest.shaped.replace, text: rest.shaped.text, stats }
 }

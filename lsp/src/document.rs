@@ -13,6 +13,7 @@ use ropey::Rope;
 
 use crate::encoding::{BadPosition, Position, PositionEncoding, line_end};
 use crate::snapshot::{Snapshot, TextEdit};
+use crate::typing::{Reaction, Typing};
 
 /// Documents over this many bytes get no suggestions.
 pub const MAX_DOCUMENT_BYTES: usize = redstart_syntax::tree::MAX_TEXT_BYTES;
@@ -85,13 +86,42 @@ pub struct Document {
     out_of_step: Option<ImpossibleEdit>,
     binary: bool,
     recent: VecDeque<(i32, LineEdit)>,
+    typing: Arc<Typing>,
+    reactions: Vec<Reaction>,
+    /// Where the last edit ended.
+    edited_at: usize,
 }
 
 impl Document {
     /// A document as the editor opened it.
     pub fn new(snapshot: Snapshot) -> Self {
         let binary = snapshot.text.chunks().any(|chunk| chunk.contains('\0'));
-        Self { snapshot, out_of_step: None, binary, recent: VecDeque::new() }
+        let typing = Arc::<Typing>::default();
+        typing.version_is(snapshot.version, 1);
+        Self {
+            snapshot,
+            out_of_step: None,
+            binary,
+            recent: VecDeque::new(),
+            typing,
+            reactions: Vec::new(),
+            edited_at: 0,
+        }
+    }
+
+    /// What is remembered of the typing in it.
+    pub fn typing(&self) -> &Arc<Typing> {
+        &self.typing
+    }
+
+    /// What the edits since the last call meant for what was suggested.
+    pub fn take_reactions(&mut self) -> Vec<Reaction> {
+        std::mem::take(&mut self.reactions)
+    }
+
+    /// The byte offset at which the last edit ended: where the caret most likely is.
+    pub fn edited_at(&self) -> usize {
+        self.edited_at
     }
 
     /// The text as it is now.
@@ -113,6 +143,7 @@ impl Document {
     ) -> Result<Vec<LineEdit>, ImpossibleEdit> {
         let mut lines = Vec::new();
         let mut failure = None;
+        let cursors = cursors(&changes);
         self.snapshot.version = version;
         for change in changes {
             match change.range {
@@ -133,6 +164,7 @@ impl Document {
         for edit in &lines {
             self.remember(version, edit.clone());
         }
+        self.typing.version_is(version, cursors);
         failure.map_or(Ok(lines), Err)
     }
 
@@ -191,10 +223,17 @@ impl Document {
 
     fn replace(&mut self, text: &str) -> LineEdit {
         let old = 0..self.snapshot.text.len_lines();
+        let before = self.snapshot.clone();
         self.snapshot.replace_text(Rope::from_str(text));
+        self.follow(&difference(&before.text, text), &before);
         self.out_of_step = None;
         self.binary = text.contains('\0');
         LineEdit { old, new: 0..self.snapshot.text.len_lines() }
+    }
+
+    fn follow(&mut self, edit: &TextEdit, before: &Snapshot) {
+        self.edited_at = edit.bytes.start + edit.inserted.len();
+        self.reactions.extend(self.typing.edited(edit, before, &self.snapshot));
     }
 
     fn splice(
@@ -210,13 +249,41 @@ impl Document {
         }
         let mut old = touched_lines(text, &bytes, inserted);
         let lines_before = text.len_lines();
-        self.snapshot.edit(&TextEdit { bytes, inserted: inserted.to_owned() });
+        let before = self.snapshot.clone();
+        let edit = TextEdit { bytes, inserted: inserted.to_owned() };
+        self.snapshot.edit(&edit);
+        self.follow(&edit, &before);
         self.binary |= inserted.contains('\0');
         // Counted on the whole text. An edit that brings a `\r` and a `\n` together takes one line more.
         let lines_after = self.snapshot.text.len_lines();
         old.end = old.end.max(old.start + lines_before.saturating_sub(lines_after));
         let new = old.start..old.end + lines_after - lines_before;
         Ok(LineEdit { old, new })
+    }
+}
+
+/// Cursors that an editor typed with: with several, a message has the same change for each.
+fn cursors(changes: &[Change]) -> usize {
+    let same = changes.windows(2).all(|pair| pair[0].text == pair[1].text && pair[0].range != pair[1].range);
+    let ranged = changes.iter().all(|change| change.range.is_some());
+    if same && ranged { changes.len().max(1) } else { 1 }
+}
+
+/// The replacement that makes `after` of `before`: what they have in common at both ends stays.
+fn difference(before: &Rope, after: &str) -> TextEdit {
+    let same_start = before.chars().zip(after.chars()).take_while(|(a, b)| a == b);
+    let start: usize = same_start.map(|(c, _)| c.len_utf8()).sum();
+    let most = before.len_bytes().min(after.len()) - start;
+    let mut same_end = 0;
+    for (a, b) in before.chars_at(before.len_chars()).reversed().zip(after.chars().rev()) {
+        if a != b || same_end + a.len_utf8() > most {
+            break;
+        }
+        same_end += a.len_utf8();
+    }
+    TextEdit {
+        bytes: start..before.len_bytes() - same_end,
+        inserted: after[start..after.len() - same_end].to_owned(),
     }
 }
 

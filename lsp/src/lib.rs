@@ -6,6 +6,7 @@
 //! [`model`] is a model that serves, [`loader`] what loads it in the background.
 //! [`commands`] are the subcommands of `redstart`.
 
+mod ahead;
 pub mod assistant;
 pub mod backend;
 pub mod chat;
@@ -15,11 +16,14 @@ pub mod complete;
 pub mod document;
 pub mod embedded;
 pub mod encoding;
+mod generate;
 pub mod loader;
 pub mod model;
 pub mod plugins;
+mod power;
 pub mod review;
 pub mod server;
 pub mod settings;
 pub mod snapshot;
+pub mod typing;
 pub mod window;

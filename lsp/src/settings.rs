@@ -6,7 +6,7 @@
 //!   "model": "/models/Qwen2.5-Coder-7B-Instruct-AWQ",
 //!   "reviewModel": "/models/Qwen2.5-Coder-14B-Instruct-AWQ",
 //!   "threads": 8,
-//!   "completion": { "enabled": true, "menu": "auto", "maxLines": 20 },
+//!   "completion": { "enabled": true, "menu": "auto", "maxLines": 20, "ahead": "plugged-in", "record": false },
 //!   "languages": { "markdown": { "enabled": false } }
 //! }
 //! ```
@@ -17,6 +17,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde_json::{Map, Value};
+
+use crate::typing::options::Ahead;
 
 /// Name of the section in an editor's configuration.
 pub const SECTION: &str = "redstart";
@@ -46,11 +48,21 @@ pub struct CompletionSettings {
     pub menu: CompletionMenu,
     /// Most lines in a suggestion; `None` lets the syntax decide.
     pub max_lines: Option<usize>,
+    /// When to generate what may be wanted next before it is asked for.
+    pub ahead: Ahead,
+    /// Whether to keep a record, on this machine, of what was shown and accepted.
+    pub record: bool,
 }
 
 impl Default for CompletionSettings {
     fn default() -> Self {
-        Self { enabled: true, menu: CompletionMenu::Auto, max_lines: None }
+        Self {
+            enabled: true,
+            menu: CompletionMenu::Auto,
+            max_lines: None,
+            ahead: Ahead::On,
+            record: false,
+        }
     }
 }
 
@@ -143,6 +155,15 @@ impl CompletionSettings {
                 _ => reader.wrong(&path, "\"auto\", \"on\" or \"off\"", value),
             },
             "maxLines" => reader.count(&path, value, &mut self.max_lines),
+            "ahead" => match value.as_str().map(str::parse) {
+                Some(Ok(ahead)) => self.ahead = ahead,
+                _ => reader.wrong(&path, "\"on\", \"plugged-in\" or \"off\"", value),
+            },
+            "record" => {
+                if let Some(record) = reader.boolean(&path, value) {
+                    self.record = record;
+                }
+            }
             _ => reader.unknown(path),
         }
     }
@@ -222,7 +243,9 @@ mod tests {
             "model": "/models/m",
             "reviewModel": "/models/r",
             "threads": 4,
-            "completion": { "enabled": false, "menu": "on", "maxLines": 3 },
+            "completion": {
+                "enabled": false, "menu": "on", "maxLines": 3, "ahead": "plugged-in", "record": true,
+            },
             "languages": { "markdown": { "enabled": false } },
         });
         let mut plain = Settings::default();
@@ -233,7 +256,13 @@ mod tests {
         assert_eq!(plain.model, Some(PathBuf::from("/models/m")));
         assert_eq!(plain.review_model, Some(PathBuf::from("/models/r")));
         assert_eq!(plain.threads, Some(4));
-        let completion = CompletionSettings { enabled: false, menu: CompletionMenu::On, max_lines: Some(3) };
+        let completion = CompletionSettings {
+            enabled: false,
+            menu: CompletionMenu::On,
+            max_lines: Some(3),
+            ahead: Ahead::PluggedIn,
+            record: true,
+        };
         assert_eq!(plain.completion, completion);
         assert!(!plain.languages["markdown"].enabled);
     }

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, bail};
@@ -49,7 +50,7 @@ pub(super) fn run(args: CompleteArgs) -> anyhow::Result<ExitCode> {
     let loading = started.elapsed();
     let assistant = Assistant::new(model::ready(loaded));
     let snapshot = Snapshot::of_file(&place.file, text);
-    match runtime()?.block_on(assistant.complete(&snapshot, caret, Trigger::Invoked)) {
+    match runtime()?.block_on(assistant.complete(&Arc::default(), &snapshot, caret, Trigger::Invoked)) {
         Ok(suggestion) => {
             print(&format!("{}\n", suggestion.text))?;
             let stats = &suggestion.stats;

@@ -10,6 +10,7 @@ use crate::assistant::Assistant;
 use crate::loader::{Choice, Models};
 use crate::server;
 use crate::settings::Settings;
+use crate::typing::options::{Measure, TypingOptions};
 
 /// Serve an editor over standard input and output.
 ///
@@ -29,6 +30,10 @@ pub(super) struct LspArgs {
     #[arg(long)]
     standalone: bool,
 
+    /// Measures to switch off, to see what each brings (`redstart bench typing --compare` does that)
+    #[arg(long, value_name = "LIST", value_enum, value_delimiter = ',')]
+    without: Vec<Measure>,
+
     /// Accepted because editors pass it; stdio is the only transport
     #[arg(long, hide = true)]
     stdio: bool,
@@ -36,7 +41,11 @@ pub(super) struct LspArgs {
 
 pub(super) fn run(args: LspArgs) -> anyhow::Result<ExitCode> {
     let models = Models::new(&args.model.options(), &args.model.plugins());
-    let assistant = Assistant::with_reviewer(models.typing(), models.reviewing());
+    let assistant = Assistant::with_reviewer(
+        models.typing(),
+        models.reviewing(),
+        TypingOptions::without(&args.without),
+    );
     let choice = Choice { typing: args.model.source(), reviewing: args.review_model };
     models.apply(&choice, &Settings::default());
     let options = server::ServeOptions {

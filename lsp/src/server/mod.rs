@@ -7,6 +7,7 @@
 
 mod client;
 mod convert;
+mod feedback;
 mod findings;
 mod frames;
 mod main_loop;
@@ -138,6 +139,15 @@ fn with_methods(builder: LspServiceBuilder<Server>) -> LspServiceBuilder<Server>
             notifications::did_change_workspace_folders::did_change_workspace_folders,
         )
         .custom_method(
+            "textDocument/didShowCompletion",
+            notifications::completion_feedback::did_show_completion,
+        )
+        .custom_method(
+            "textDocument/didPartiallyAcceptCompletion",
+            notifications::completion_feedback::did_partially_accept_completion,
+        )
+        .custom_method("textDocument/didFocus", notifications::completion_feedback::did_focus)
+        .custom_method(
             "window/workDoneProgress/cancel",
             notifications::work_done_progress_cancel::work_done_progress_cancel,
         )
@@ -149,6 +159,7 @@ fn with_methods(builder: LspServiceBuilder<Server>) -> LspServiceBuilder<Server>
         .custom_method("workspace/executeCommand", requests::execute_command::execute_command)
         .custom_method("redstart/viewFileText", requests::view_file_text::view_file_text)
         .custom_method("redstart/lastSuggestion", requests::last_suggestion::last_suggestion)
+        .custom_method("redstart/typingStats", requests::typing_stats::typing_stats)
         .custom_method("redstart/status", requests::status::status)
 }
 
@@ -205,6 +216,7 @@ impl Server {
         problems.extend(settings.merge(section));
         problems.dedup();
         self.warn_of_settings(&problems);
+        self.assistant.set_ahead(settings.completion.ahead);
         *lock(&self.settings) = settings.clone();
         if let Some(on_settings) = &self.options.on_settings {
             on_settings(&settings);

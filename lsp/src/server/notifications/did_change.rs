@@ -1,10 +1,14 @@
 //! `textDocument/didChange`
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use tower_lsp::gen_lsp_types::MessageType;
 
-use crate::document::Change;
+use crate::document::{Change, Document};
 use crate::server::Server;
 use crate::server::convert::{DidChangeParams, Lenient};
+use crate::server::feedback;
 use crate::server::sync::lock;
 
 /// Applies edits. All of it happens before the first `await` there could be: the main loop counts on it.
@@ -19,8 +23,11 @@ pub(in crate::server) async fn did_change(server: &Server, params: Lenient<DidCh
             };
             let changes: Vec<Change> = params.content_changes.into_iter().map(Into::into).collect();
             let encoding = server.profile().encoding;
-            match document.apply(params.text_document.version, changes, encoding) {
+            let applied = document.apply(params.text_document.version, changes, encoding);
+            feedback::reacted(server, document);
+            match applied {
                 Ok(edits) => {
+                    settle(server, document);
                     if workspace.findings.edited(&uri, &edits) {
                         server.publish(&workspace, &uri);
                     }
@@ -41,6 +48,24 @@ pub(in crate::server) async fn did_change(server: &Server, params: Lenient<DidCh
             set_aside(server, &uri, &problem);
         }
     }
+}
+
+/// When an edit has settled and nobody asked for a suggestion yet: an editor that waits before it asks then finds
+/// the prompt prefilled.
+const SETTLED: Duration = Duration::from_millis(40);
+
+fn settle(server: &Server, document: &Document) {
+    let (assistant, typing) = (Arc::clone(&server.assistant), Arc::clone(document.typing()));
+    let (snapshot, caret, edits) = (document.snapshot().clone(), document.edited_at(), typing.edits());
+    if document.unsuitable(caret).is_some() || !server.settings().suggests_in(&snapshot.language_id) {
+        return;
+    }
+    server.background.spawn(async move {
+        tokio::time::sleep(SETTLED).await;
+        if typing.edits() == edits && !typing.is_asked() {
+            assistant.prefill(&typing, &snapshot, caret).await;
+        }
+    });
 }
 
 fn set_aside(server: &Server, uri: &str, problem: &str) {

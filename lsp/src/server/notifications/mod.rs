@@ -1,5 +1,6 @@
 //! What the client tells us.
 
+pub(super) mod completion_feedback;
 pub(super) mod did_change;
 pub(super) mod did_change_configuration;
 pub(super) mod did_change_workspace_folders;

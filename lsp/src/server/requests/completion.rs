@@ -10,8 +10,8 @@ use tower_lsp::jsonrpc::Result;
 use super::suggest::{Shown, suggest, want};
 use crate::assistant::{Suggestion, Trigger};
 use crate::encoding::PositionEncoding;
-use crate::server::Server;
 use crate::server::convert::{position, range};
+use crate::server::{Server, feedback};
 use crate::settings::CompletionMenu;
 use crate::snapshot::Snapshot;
 
@@ -32,9 +32,10 @@ pub(in crate::server) async fn completion(
     };
     let caret = wanted.caret;
     // Editors say `Invoked` also when they ask because a word was begun.
-    let found = suggest(server, wanted, Trigger::Automatic).await;
-    Ok(found.map(|(snapshot, suggestion)| {
-        let item = item(&snapshot, caret, &suggestion, server.profile().encoding);
+    let (snapshot, found) = suggest(server, wanted, Trigger::Automatic, 1).await;
+    Ok(found.into_iter().next().map(|suggestion| {
+        let mut item = item(&snapshot, caret, &suggestion, server.profile().encoding);
+        item.command = Some(feedback::accept_command(&snapshot, &suggestion));
         // Incomplete: the next key asks again instead of filtering this entry.
         let list = CompletionList { is_incomplete: true, items: vec![item], ..Default::default() };
         CompletionResponse::CompletionList(list)
@@ -109,7 +110,7 @@ mod tests {
         let text = Rope::from_str(text);
         let snapshot = Snapshot::new("file:///x.py", PathBuf::from("x.py"), "python", 1, text);
         let stats = SuggestionStats::default();
-        let suggestion = Suggestion { range, text: new.to_owned(), stats };
+        let suggestion = Suggestion { id: 1, range, text: new.to_owned(), stats };
         item(&snapshot, caret, &suggestion, PositionEncoding::Utf8)
     }
 

@@ -7,8 +7,8 @@ use tower_lsp::jsonrpc::{Error, Result};
 
 use super::review;
 use crate::encoding::Position;
-use crate::server::Server;
 use crate::server::convert::position;
+use crate::server::{Server, feedback};
 use crate::server::sync::lock;
 
 /// Reviews a function: `[uri, line or range, version?]`. Answers `{ "findings": number }`.
@@ -17,8 +17,10 @@ pub(super) const REVIEW: &str = "redstart.review";
 pub(super) const DISMISS: &str = "redstart.dismiss";
 /// Shows why something is not possible: `[reason]`.
 pub(super) const EXPLAIN: &str = "redstart.explain";
+/// Says that a suggestion was accepted: `[uri, suggestion]`. Editors run it with the item.
+pub(in crate::server) const ACCEPTED: &str = "redstart.accepted";
 /// All of them.
-pub(super) const COMMANDS: [&str; 3] = [REVIEW, DISMISS, EXPLAIN];
+pub(super) const COMMANDS: [&str; 4] = [REVIEW, DISMISS, EXPLAIN, ACCEPTED];
 
 /// Runs a command.
 pub(in crate::server) async fn execute_command(
@@ -38,6 +40,12 @@ pub(in crate::server) async fn execute_command(
             let uri: String = arguments.get(0, "the document's URI")?;
             let finding: u64 = arguments.get(1, "the finding's number")?;
             dismiss(server, &uri, finding);
+            Ok(None)
+        }
+        ACCEPTED => {
+            let uri: String = arguments.get(0, "the document's URI")?;
+            let suggestion: u64 = arguments.get(1, "the suggestion's number")?;
+            feedback::accepted(server, &uri, suggestion);
             Ok(None)
         }
         EXPLAIN => {

@@ -33,6 +33,7 @@ pub(in crate::server) fn initialize(server: &Server, params: InitializeParams) -
         let _ = server.initialization_options.set(options);
     }
     let capabilities = capabilities(&profile, &settings);
+    server.assistant.set_ahead(settings.completion.ahead);
     *lock(&server.settings) = settings;
     let _ = server.profile.set(profile);
     InitializeResult {

@@ -9,12 +9,15 @@ use tower_lsp::jsonrpc::Result;
 use super::suggest::{Shown, Wanted, suggest, want};
 use crate::assistant::{Suggestion, Trigger};
 use crate::encoding::PositionEncoding;
-use crate::server::Server;
 use crate::server::convert::{position, range};
+use crate::server::{Server, feedback};
 use crate::snapshot::{Snapshot, TextEdit};
 
-/// Ghost text at the caret: one item, whose range stays on the caret's line. `null` when there is
-/// none, for whatever reason, since editors show errors.
+/// Suggestions for somebody who asked for them and can cycle through them.
+const CANDIDATES: usize = 3;
+
+/// Ghost text at the caret: one item while typing, up to three when invoked. Their ranges stay on the caret's line.
+/// `null` when there is none, for whatever reason, since editors show errors.
 pub(in crate::server) async fn inline_completion(
     server: &Server,
     params: InlineCompletionParams,
@@ -28,23 +31,24 @@ pub(in crate::server) async fn inline_completion(
         _ => Trigger::Automatic,
     };
     let encoding = server.profile().encoding;
-    let item = match params.context.selected_completion_info {
-        Some(selected) => after_selected(server, wanted, &selected, trigger).await,
-        None => suggest(server, wanted, trigger)
-            .await
-            .map(|(snapshot, suggestion)| item(&snapshot, suggestion, encoding)),
+    let items = match params.context.selected_completion_info {
+        Some(selected) => after_selected(server, wanted, &selected, trigger).await.into_iter().collect(),
+        None => {
+            let count = if trigger == Trigger::Invoked { CANDIDATES } else { 1 };
+            let (snapshot, found) = suggest(server, wanted, trigger, count).await;
+            found.into_iter().map(|suggestion| item(&snapshot, suggestion, encoding)).collect::<Vec<_>>()
+        }
     };
-    Ok(item.map(|item| {
-        InlineCompletionResponse::InlineCompletionList(InlineCompletionList { items: vec![item] })
-    }))
+    Ok((!items.is_empty())
+        .then(|| InlineCompletionResponse::InlineCompletionList(InlineCompletionList { items })))
 }
 
 fn item(snapshot: &Snapshot, suggestion: Suggestion, encoding: PositionEncoding) -> InlineCompletionItem {
     InlineCompletionItem {
+        command: Some(feedback::accept_command(snapshot, &suggestion)),
         insert_text: InsertText::String(suggestion.text),
         filter_text: None,
         range: Some(range(&snapshot.text, suggestion.range, encoding)),
-        command: None,
     }
 }
 
@@ -67,7 +71,8 @@ async fn after_selected(
     wanted.snapshot.edit(&TextEdit { bytes: start..end, inserted: selected.text.clone() });
     wanted.caret = start + selected.text.len();
     let caret = wanted.caret;
-    let (accepted, suggestion) = suggest(server, wanted, trigger).await?;
+    let (accepted, found) = suggest(server, wanted, trigger, 1).await;
+    let suggestion = found.into_iter().next()?;
     // What the suggestion repeats of the text before the caret is in the entry already.
     let repeated = accepted.text.byte_slice(suggestion.range.start..caret).to_string();
     let rest = suggestion.text.strip_prefix(repeated.as_str())?;
@@ -76,6 +81,6 @@ async fn after_selected(
         insert_text: InsertText::String(format!("{}{rest}", selected.text)),
         filter_text: None,
         range: Some(range(&original.text, replaced, encoding)),
-        command: None,
+        command: Some(feedback::accept_command(&original, &suggestion)),
     })
 }

@@ -6,7 +6,7 @@ use serde::Serialize;
 use tower_lsp::gen_lsp_types::TextDocumentIdentifier;
 use tower_lsp::jsonrpc::Result;
 
-use crate::assistant::SuggestionStats;
+use crate::assistant::{Source, SuggestionStats};
 use crate::server::Server;
 use crate::server::sync::lock;
 
@@ -24,6 +24,7 @@ pub(in crate::server) enum LastSuggestion {
         generated_tokens: usize,
         confidence: f32,
         fallback_prompt: bool,
+        source: Source,
     },
     /// There was none.
     None {
@@ -56,5 +57,6 @@ fn made(stats: &SuggestionStats) -> LastSuggestion {
         generated_tokens: stats.generated_tokens,
         confidence: stats.confidence,
         fallback_prompt: stats.fallback_prompt,
+        source: stats.source,
     }
 }

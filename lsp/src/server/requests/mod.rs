@@ -11,4 +11,5 @@ pub(super) mod last_suggestion;
 mod review;
 pub(super) mod status;
 pub(super) mod suggest;
+pub(super) mod typing_stats;
 pub(super) mod view_file_text;

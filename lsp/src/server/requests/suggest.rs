@@ -10,10 +10,11 @@ use tower_lsp::gen_lsp_types::MessageType;
 use crate::assistant::{NoSuggestion, Suggestion, Trigger};
 use crate::encoding::Position;
 use crate::model::ModelState;
-use crate::server::Server;
 use crate::server::sync::lock;
 use crate::server::workspace::LastSuggestion;
+use crate::server::{Server, feedback};
 use crate::snapshot::Snapshot;
+use crate::typing::Typing;
 
 /// Where a suggestion is shown. An editor may ask for both at a keystroke; neither ends the other.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -28,6 +29,8 @@ pub(in crate::server) enum Shown {
 pub(super) struct Wanted {
     /// The document.
     pub(super) snapshot: Snapshot,
+    /// What is remembered of the typing in it.
+    pub(super) typing: Arc<Typing>,
     /// Byte offset of the caret.
     pub(super) caret: usize,
     /// Ends the request that was under way for the document, when dropped.
@@ -41,6 +44,7 @@ pub(super) struct Wanted {
 pub(super) fn want(server: &Server, uri: &str, position: Position, shown: Shown) -> Option<Wanted> {
     let mut workspace = lock(&server.workspace);
     let place = workspace.place(uri, position, server.profile().encoding);
+    let typing = workspace.documents.get(uri).map(|document| Arc::clone(document.typing()));
     let refusal = match &place {
         Err(reason) => Some(reason.to_string()),
         Ok((snapshot, _)) => refusal(server, snapshot),
@@ -51,10 +55,10 @@ pub(super) fn want(server: &Server, uri: &str, position: Position, shown: Shown)
         }
         return None;
     }
-    let (snapshot, caret) = place.ok()?;
+    let ((snapshot, caret), typing) = (place.ok()?, typing?);
     let (newer, superseded) = oneshot::channel();
     let previous = workspace.suggesting.insert((Arc::clone(&snapshot.uri), shown), newer);
-    Some(Wanted { snapshot, caret, previous, superseded })
+    Some(Wanted { snapshot, typing, caret, previous, superseded })
 }
 
 fn refusal(server: &Server, snapshot: &Snapshot) -> Option<String> {
@@ -69,23 +73,31 @@ fn refusal(server: &Server, snapshot: &Snapshot) -> Option<String> {
     }
 }
 
-/// Asks for the suggestion. `None`: there is none, and `redstart/lastSuggestion` says why.
+/// Asks for suggestions: up to `count`, the best first. None: `redstart/lastSuggestion` says why.
 pub(super) async fn suggest(
     server: &Server,
     wanted: Wanted,
     trigger: Trigger,
-) -> Option<(Snapshot, Suggestion)> {
-    let Wanted { snapshot, caret, previous, mut superseded } = wanted;
+    count: usize,
+) -> (Snapshot, Vec<Suggestion>) {
+    let Wanted { snapshot, typing, caret, previous, mut superseded } = wanted;
     // Off the main loop: what follows may compute for a while.
     tokio::task::yield_now().await;
     // Tasks run in any order: a newer request may have been here first.
     if !matches!(superseded.try_recv(), Err(oneshot::error::TryRecvError::Empty)) {
-        return None;
+        return (snapshot, Vec::new());
     }
     let result = {
-        let mut complete = Box::pin(server.assistant.complete(&snapshot, caret, trigger));
-        // Started before the previous request is ended, so that the assistant can carry on with the
-        // generation of that one where what was typed since agrees with it.
+        let assistant = &server.assistant;
+        let mut complete = Box::pin(async {
+            if count > 1 {
+                assistant.candidates(&typing, &snapshot, caret, count).await
+            } else {
+                assistant.complete(&typing, &snapshot, caret, trigger).await.map(|found| vec![found])
+            }
+        });
+        // Started before the previous request is ended, so that this one is among those who wait for the
+        // generation of that one, where what was typed since agrees with it.
         let started = (&mut complete).now_or_never();
         drop(previous);
         match started {
@@ -99,23 +111,36 @@ pub(super) async fn suggest(
     for notice in server.assistant.take_notices() {
         server.outbox.show(MessageType::Warning, notice);
     }
-    if let Err(NoSuggestion::Failed(problem)) = &result {
-        tracing::warn!("no suggestion in {}: {problem}", snapshot.uri);
+    note(server, &snapshot, &result);
+    let mut suggestions = result.unwrap_or_default();
+    if let Some(limit) = server.settings().completion.max_lines {
+        for suggestion in &mut suggestions {
+            keep_lines(&mut suggestion.text, limit);
+        }
     }
-    if let Err(NoSuggestion::Superseded) = result {
-        return None;
+    if let Some(first) = suggestions.first() {
+        feedback::shown(server, &snapshot, &typing, first);
     }
-    let last: LastSuggestion = result.as_ref().map(|found| found.stats.clone()).map_err(ToString::to_string);
+    (snapshot, suggestions)
+}
+
+/// Notes what became of a request, for `redstart/lastSuggestion`.
+fn note(server: &Server, snapshot: &Snapshot, result: &Result<Vec<Suggestion>, NoSuggestion>) {
+    let last: LastSuggestion = match result {
+        Ok(found) if found.is_empty() => Err(NoSuggestion::Nothing.to_string()),
+        Ok(found) => Ok(found[0].stats.clone()),
+        Err(NoSuggestion::Superseded) => return,
+        Err(reason) => {
+            if let NoSuggestion::Failed(problem) = reason {
+                tracing::warn!("no suggestion in {}: {problem}", snapshot.uri);
+            }
+            Err(reason.to_string())
+        }
+    };
     let mut workspace = lock(&server.workspace);
     if workspace.documents.get(&snapshot.uri).is_some() {
         workspace.last_suggestion.insert(Arc::clone(&snapshot.uri), last);
     }
-    drop(workspace);
-    let mut suggestion = result.ok()?;
-    if let Some(limit) = server.settings().completion.max_lines {
-        keep_lines(&mut suggestion.text, limit);
-    }
-    Some((snapshot, suggestion))
 }
 
 /// Cuts `text` after `limit` lines.

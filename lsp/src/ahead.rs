@@ -1,0 +1,92 @@
+//! Work before it is asked for: what comes after a suggestion on display, and the prompt after an edit.
+//!
+//! All of it is at the lowest priority, in slices so small that a keystroke hardly waits.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use redstart_engine::request::Priority;
+use redstart_syntax::caret::Caret;
+use redstart_syntax::scope;
+use redstart_syntax::trigger::{self, Trigger};
+
+use crate::assistant::{Assistant, Suggestion};
+use crate::generate::{Place, Prepared};
+use crate::snapshot::{Snapshot, TextEdit};
+use crate::typing::Typing;
+use crate::typing::anchor::Anchor;
+use crate::typing::flight::Flight;
+use crate::typing::totals::Account;
+
+impl Assistant {
+    /// Notes that a suggestion is on display, and begins to generate what comes after it: what follows when it
+    /// is accepted is then there already.
+    pub fn shown(&self, typing: &Arc<Typing>, snapshot: &Snapshot, suggestion: &Suggestion) {
+        typing.shown(suggestion.id);
+        if !self.works_ahead() {
+            return;
+        }
+        let Ok(model) = self.ready() else { return };
+        let Some((text, lead)) = continuation(snapshot, suggestion) else { return };
+        let at = suggestion.range.start + lead.len();
+        if typing.is_known(&text, at) {
+            return;
+        }
+        let caret = Caret::new(&text.text, at, text.language);
+        let scope = scope::wants_block(&caret, None);
+        let anchor = Anchor::new(&snapshot.text, suggestion.range.start, suggestion.range.len());
+        let flight = Flight::new(anchor, lead, caret, scope, true, Account::new(&self.ledger));
+        if typing.take_off_ahead(snapshot, Arc::clone(&flight)) {
+            self.fly(&flight, typing, &text, &model, Priority::WarmUp, Instant::now());
+        }
+    }
+
+    /// Prefills the prompt for a caret at byte offset `caret`, so that a request there finds it in the cache.
+    pub async fn prefill(&self, typing: &Arc<Typing>, snapshot: &Snapshot, caret: usize) {
+        if !self.works_ahead() {
+            return;
+        }
+        let Ok(model) = self.ready() else { return };
+        let caret = Caret::new(&snapshot.text, caret, snapshot.language);
+        if trigger::check(&caret, Trigger::Invoked).is_err() {
+            return;
+        }
+        let scope = scope::wants_block(&caret, None);
+        let place = Place { snapshot: snapshot.clone(), caret, scope, snippets: typing.snippets() };
+        let prepared = match Prepared::new(model, &place).await {
+            Ok(prepared) => prepared,
+            Err(error) => return tracing::debug!(%error, "nothing to prefill"),
+        };
+        let submitted = prepared.submit(snapshot, Priority::WarmUp, |params| {
+            params.max_tokens = 0;
+            params.begins_with.clear();
+            params.top_logprobs = 0;
+        });
+        match submitted {
+            Ok(mut generation) => while generation.next().await.is_some() {},
+            Err(error) => tracing::debug!(%error, "the engine does not prefill"),
+        }
+    }
+}
+
+/// The text as it would be with a suggestion accepted, up to where the next one is welcome, and what stands between:
+/// the suggestion, perhaps a line end and the indentation that an editor puts after it.
+fn continuation(snapshot: &Snapshot, suggestion: &Suggestion) -> Option<(Snapshot, String)> {
+    let with = |lead: &str| {
+        let mut text = snapshot.clone();
+        text.edit(&TextEdit { bytes: suggestion.range.clone(), inserted: lead.to_owned() });
+        let caret = Caret::new(&text.text, suggestion.range.start + lead.len(), text.language);
+        (text, caret)
+    };
+    let lead = suggestion.text.clone();
+    let (text, caret) = with(&lead);
+    if trigger::check(&caret, Trigger::Automatic).is_ok() {
+        return Some((text, lead));
+    }
+    if !caret.is_suffix_blank() {
+        return None;
+    }
+    let lead = format!("{lead}{}{}", caret.line_ending().as_str(), caret.indent());
+    let (text, caret) = with(&lead);
+    trigger::check(&caret, Trigger::Automatic).is_ok().then_some((text, lead))
+}
