@@ -34,7 +34,7 @@ impl Assistant {
         }
         let caret = Caret::new(&text.text, at, text.language);
         let scope = scope::wants_block(&caret, None);
-        let anchor = Anchor::new(&snapshot.text, suggestion.range.start, suggestion.range.len());
+        let anchor = Anchor::new(snapshot, suggestion.range.start, suggestion.range.len());
         let flight = Flight::new(anchor, lead, caret, scope, true, Account::new(&self.ledger));
         if typing.take_off_ahead(snapshot, Arc::clone(&flight)) {
             self.fly(&flight, typing, &text, &model, Priority::WarmUp, Instant::now());

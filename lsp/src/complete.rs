@@ -1,8 +1,10 @@
 //! A suggestion: from what is known already, from a generation under way, or from a new one.
 
+use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
 use futures_util::future::join_all;
 use redstart_engine::request::Priority;
 use redstart_syntax::caret::Caret;
@@ -130,7 +132,7 @@ impl Assistant {
     /// Starts a generation for a request, unless the text has been edited since.
     fn take_off(&self, asked: &Asked<'_>, model: &Arc<LoadedModel>) -> Option<Arc<Flight>> {
         let scope = scope::wants_block(&asked.caret, None);
-        let anchor = Anchor::new(&asked.snapshot.text, asked.caret.byte(), 0);
+        let anchor = Anchor::new(asked.snapshot, asked.caret.byte(), 0);
         let account = Account::new(&self.ledger);
         let flight = Flight::new(anchor, String::new(), asked.caret.clone(), scope, false, account);
         if !asked.typing.take_off(asked.snapshot, Arc::clone(&flight)) {
@@ -164,8 +166,11 @@ impl Assistant {
         };
         let (typing, speed) = (Arc::downgrade(typing), Arc::clone(&self.speed));
         tokio::spawn(async move {
-            let landing = pilot.run(priority).await;
             let flight = &pilot.flight;
+            let landing = match AssertUnwindSafe(pilot.run(priority)).catch_unwind().await {
+                Ok(landing) => landing,
+                Err(panic) => return flight.crash(panic),
+            };
             pilot.ledger.add(|totals| totals.cancelled += usize::from(flight.is_cancelled()));
             if let Ok(landing) = &landing
                 && !flight.is_ahead
@@ -197,6 +202,9 @@ impl Assistant {
                 (progress.raw.clone(), progress.outcome.clone())
             };
             if let Some(outcome) = outcome {
+                if let Some(panic) = flight.take_panic() {
+                    resume_unwind(panic);
+                }
                 return match outcome {
                     Ok(draft) => self.landed(&draft, source, asked, model),
                     // Ended because of what was typed, which is what this request may be for.
@@ -223,13 +231,7 @@ impl Assistant {
         }
     }
 
-    fn landed(
-        &self,
-        draft: &Arc<Draft>,
-        source: Source,
-        asked: &Asked<'_>,
-        model: &LoadedModel,
-    ) -> Waited {
+    fn landed(&self, draft: &Arc<Draft>, source: Source, asked: &Asked<'_>, model: &LoadedModel) -> Waited {
         let Some(shaped) = draft.rest(asked.snapshot, &asked.caret) else { return Waited::LeftBehind };
         if asked.is_unasked() {
             if draft.stats.confidence < model.hints.min_confidence {
@@ -258,8 +260,8 @@ impl Assistant {
         let landing = Landing { shaped, stats };
         let draft = asked.typing.land(flight, |anchor, typed| landing.draft(flight, anchor, typed))?;
         let shaped = draft.rest(asked.snapshot, &asked.caret)?;
-        let is_welcome = !asked.is_unasked()
-            || asked.typing.allows(asked.snapshot, asked.caret.byte(), &shaped.text);
+        let is_welcome =
+            !asked.is_unasked() || asked.typing.allows(asked.snapshot, asked.caret.byte(), &shaped.text);
         is_welcome.then(|| suggestion_of(Rest { draft, shaped }, source, asked))
     }
 
@@ -320,7 +322,7 @@ impl Assistant {
             let account = Account::new(&self.ledger);
             let raw = reader.read(generation, |_| account.token()).await.ok()?;
             let shaped = shape::shape(&prepared.insertion(raw).await, &place.caret, scope)?;
-            let anchor = Anchor::new(&place.snapshot.text, place.caret.byte(), shaped.replace);
+            let anchor = Anchor::new(&place.snapshot, place.caret.byte(), shaped.replace);
             let draft = Arc::new(Draft::new(anchor, "", "", &shaped, reader.stats.clone(), account));
             asked.typing.keep(asked.snapshot, &draft);
             Some(suggestion_of(Rest { draft, shaped }, Source::Engine, asked))
@@ -369,8 +371,7 @@ impl Pilot {
             });
         }
         let text = prepared.insertion(read?).await;
-        let shaped =
-            shape::shape(&text, &self.place.caret, self.place.scope).ok_or(NoSuggestion::Nothing)?;
+        let shaped = shape::shape(&text, &self.place.caret, self.place.scope).ok_or(NoSuggestion::Nothing)?;
         if is_ahead && shaped.replace > 0 {
             return Err(NoSuggestion::Nothing);
         }

@@ -69,8 +69,7 @@ impl Prepared {
         priority: Priority,
         sampling: impl FnOnce(&mut SamplingParams),
     ) -> Result<Generation, NoSuggestion> {
-        let mut request =
-            engine_request(&self.model, snapshot, &self.prompt, self.tokens.clone(), priority);
+        let mut request = engine_request(&self.model, snapshot, &self.prompt, self.tokens.clone(), priority);
         request.params.begins_with = self.half_typed.clone();
         request.params.top_logprobs = 1;
         sampling(&mut request.params);

@@ -56,13 +56,7 @@ pub struct CompletionSettings {
 
 impl Default for CompletionSettings {
     fn default() -> Self {
-        Self {
-            enabled: true,
-            menu: CompletionMenu::Auto,
-            max_lines: None,
-            ahead: Ahead::On,
-            record: false,
-        }
+        Self { enabled: true, menu: CompletionMenu::Auto, max_lines: None, ahead: Ahead::On, record: false }
     }
 }
 

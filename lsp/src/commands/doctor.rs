@@ -115,7 +115,12 @@ fn complete_one_line(text: &mut String, loaded: LoadedModel) -> anyhow::Result<b
     let rope = Rope::from_str(&format!("{source}\n\n\ndef sub(a, b):\n    return a - b\n"));
     let snapshot = Snapshot::new("doctor", "add.py".into(), "python", 0, rope);
     let assistant = Assistant::new(model::ready(loaded));
-    let outcome = runtime()?.block_on(assistant.complete(&std::sync::Arc::default(), &snapshot, source.len(), Trigger::Invoked));
+    let outcome = runtime()?.block_on(assistant.complete(
+        &std::sync::Arc::default(),
+        &snapshot,
+        source.len(),
+        Trigger::Invoked,
+    ));
     Ok(match outcome {
         Ok(suggestion) => {
             let ms = suggestion.stats.first_line.as_secs_f64() * 1e3;

@@ -41,11 +41,8 @@ pub(super) struct LspArgs {
 
 pub(super) fn run(args: LspArgs) -> anyhow::Result<ExitCode> {
     let models = Models::new(&args.model.options(), &args.model.plugins());
-    let assistant = Assistant::with_reviewer(
-        models.typing(),
-        models.reviewing(),
-        TypingOptions::without(&args.without),
-    );
+    let assistant =
+        Assistant::with_reviewer(models.typing(), models.reviewing(), TypingOptions::without(&args.without));
     let choice = Choice { typing: args.model.source(), reviewing: args.review_model };
     models.apply(&choice, &Settings::default());
     let options = server::ServeOptions {

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use ropey::Rope;
 
-use crate::snapshot::TextEdit;
+use crate::snapshot::{Snapshot, TextEdit};
 
 /// Closing brackets and quotes that an editor may have put in by itself, at most.
 const MAX_AUTO_CLOSED: usize = 4;
@@ -19,6 +19,8 @@ pub(crate) struct Anchor {
     tail: usize,
     /// Bytes right of the place that a suggestion for it replaces, as long as they stand there.
     replace: usize,
+    /// Version of the document that it was first a place in, and where it was there.
+    first: (i32, usize, usize),
 }
 
 /// What an edit is to a place.
@@ -36,8 +38,9 @@ pub(crate) enum Followed {
 
 impl Anchor {
     /// The place `at` in a text, where `replace` bytes right of it are to be replaced.
-    pub(crate) fn new(text: &Rope, at: usize, replace: usize) -> Self {
-        Self { at, end: at, tail: text.len_bytes() - at, replace }
+    pub(crate) fn new(snapshot: &Snapshot, at: usize, replace: usize) -> Self {
+        let tail = snapshot.text.len_bytes() - at;
+        Self { at, end: at, tail, replace, first: (snapshot.version, at, tail) }
     }
 
     /// The same place for a suggestion that replaces `replace` bytes right of it.
@@ -91,18 +94,23 @@ impl Anchor {
     }
 
     /// What is typed between the place and `caret` in `text`: the document as it is, or as it would be with
-    /// other text before the caret. `None` when anything but brackets that an editor closes by itself
+    /// other text before the caret; or as it was when it was first a place in it. `None` when anything but brackets that an editor closes by itself
     /// stands between the caret and the end of what was typed, or it is longer than `longest`.
-    pub(crate) fn typed_before(&self, text: &Rope, caret: usize, longest: usize) -> Option<String> {
-        let end = text.len_bytes().checked_sub(self.tail)?;
+    pub(crate) fn typed_before(&self, snapshot: &Snapshot, caret: usize, longest: usize) -> Option<String> {
+        let text = &snapshot.text;
+        let (at, tail) = match self.first {
+            (version, at, tail) if version == snapshot.version => (at, tail),
+            _ => (self.at, self.tail),
+        };
+        let end = text.len_bytes().checked_sub(tail)?;
         // Typed over what stood there and was to be replaced: the caret is behind the end.
         let is_between = if caret <= end {
             end - caret <= MAX_AUTO_CLOSED && text.byte_slice(caret..end).chars().all(is_auto_closed)
         } else {
             caret - end <= self.replace
         };
-        let length = caret.checked_sub(self.at)?;
-        (is_between && length <= longest).then(|| text.byte_slice(self.at..caret).to_string())
+        let length = caret.checked_sub(at)?;
+        (is_between && length <= longest).then(|| text.byte_slice(at..caret).to_string())
     }
 }
 
@@ -125,33 +133,46 @@ fn is_auto_closed(c: char) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
 
-    /// Follows the replacement of `bytes` of `text`.
-    fn follow(anchor: &mut Anchor, text: &mut Rope, bytes: Range<usize>, inserted: &str) -> Followed {
-        let before = text.clone();
-        text.remove(before.byte_to_char(bytes.start)..before.byte_to_char(bytes.end));
-        text.insert(before.byte_to_char(bytes.start), inserted);
-        anchor.follow(&TextEdit { bytes, inserted: inserted.to_owned() }, &before, text, 100)
+    fn document(text: &str) -> Snapshot {
+        Snapshot::new("file:///x", PathBuf::from("x"), "plaintext", 1, Rope::from_str(text))
+    }
+
+    /// Follows the replacement of `bytes`, which makes the next version.
+    fn follow(anchor: &mut Anchor, document: &mut Snapshot, bytes: Range<usize>, inserted: &str) -> Followed {
+        let before = document.text.clone();
+        let edit = TextEdit { bytes, inserted: inserted.to_owned() };
+        document.edit(&edit);
+        document.version += 1;
+        anchor.follow(&edit, &before, &document.text, 100)
     }
 
     #[test]
     fn text_typed_there_is_read_and_edits_of_other_lines_move_it() {
-        let mut text = Rope::from_str("a\nb = \nc\n");
+        let mut text = document("a\nb = \nc\n");
+        let first = text.clone();
         let mut anchor = Anchor::new(&text, 6, 0);
         assert_eq!(follow(&mut anchor, &mut text, 6..6, "é"), Followed::Typed("é".into()));
         assert_eq!(follow(&mut anchor, &mut text, 0..0, "xyz"), Followed::Elsewhere);
-        let end = text.len_bytes();
+        let end = text.text.len_bytes();
         assert_eq!(follow(&mut anchor, &mut text, end..end, "d\n"), Followed::Elsewhere);
         assert_eq!(follow(&mut anchor, &mut text, 11..11, "1"), Followed::Typed("é1".into()));
         assert_eq!(anchor.typed_before(&text, 11, 100), None, "a digit right of the caret");
         assert_eq!(anchor.typed_before(&text, 12, 100).as_deref(), Some("é1"));
         assert_eq!(anchor.at(), 9);
+        assert_eq!(
+            anchor.typed_before(&first, 6, 100).as_deref(),
+            Some(""),
+            "a request from before the edits"
+        );
     }
 
     #[test]
     fn erasing_left_of_it_and_editing_its_line_are_told_apart() {
-        let mut text = Rope::from_str("x = \n");
+        let mut text = document("x = \n");
         let mut anchor = Anchor::new(&text, 4, 0);
         assert_eq!(follow(&mut anchor.clone(), &mut text.clone(), 3..4, ""), Followed::Backspaced);
         assert_eq!(follow(&mut anchor.clone(), &mut text.clone(), 0..1, "yy"), Followed::Lost);
@@ -160,7 +181,7 @@ mod tests {
 
     #[test]
     fn closers_may_stand_between_the_caret_and_the_end() {
-        let mut text = Rope::from_str("f\n");
+        let mut text = document("f\n");
         let mut anchor = Anchor::new(&text, 1, 0);
         assert_eq!(follow(&mut anchor, &mut text, 1..1, "()"), Followed::Typed("()".into()));
         assert_eq!(anchor.typed_before(&text, 2, 100).as_deref(), Some("("));
@@ -172,7 +193,7 @@ mod tests {
 
     #[test]
     fn what_a_suggestion_replaces_may_go_with_it() {
-        let mut text = Rope::from_str("f(a)\n");
+        let mut text = document("f(a)\n");
         let mut anchor = Anchor::new(&text, 3, 1);
         // Typed over the bracket: the editor moves the caret only.
         assert_eq!(anchor.typed_before(&text, 4, 100).as_deref(), Some(")"));

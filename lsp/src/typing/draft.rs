@@ -76,7 +76,7 @@ impl Draft {
     /// What is left of it at a caret before which its beginning is typed.
     pub(crate) fn rest(&self, snapshot: &Snapshot, caret: &Caret) -> Option<Shaped> {
         let track = self.lock();
-        let typed = track.anchor.typed_before(&snapshot.text, caret.byte(), self.text.len())?;
+        let typed = track.anchor.typed_before(snapshot, caret.byte(), self.text.len())?;
         if typed.len() < self.lead || !self.text.starts_with(&typed) {
             return None;
         }
@@ -155,6 +155,8 @@ fn refit(rest: &str, caret: &Caret) -> Option<Shaped> {
     let suffix = caret.line_suffix().trim_end();
     let closes = !suffix.is_empty() && suffix.chars().all(|c| ")]}\"'`".contains(c));
     let replaces = closes && rest.lines().next().is_some_and(|line| line.ends_with(suffix));
-    (!rest.trim().is_empty())
-        .then(|| Shaped { text: rest.trim_end().to_owned(), replace: if replaces { suffix.len() } else { 0 } })
+    (!rest.trim().is_empty()).then(|| Shaped {
+        text: rest.trim_end().to_owned(),
+        replace: if replaces { suffix.len() } else { 0 },
+    })
 }

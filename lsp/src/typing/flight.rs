@@ -39,7 +39,11 @@ pub(crate) struct Flight {
     cancelled: AtomicBool,
     awaited: AtomicBool,
     control: Mutex<Option<Control>>,
+    panic: Mutex<Option<Panic>>,
 }
+
+/// What a panic was thrown with.
+pub(crate) type Panic = Box<dyn std::any::Any + Send>;
 
 struct Track {
     anchor: Anchor,
@@ -78,6 +82,7 @@ impl Flight {
             cancelled: AtomicBool::new(false),
             awaited: AtomicBool::new(!is_ahead),
             control: Mutex::default(),
+            panic: Mutex::default(),
         })
     }
 
@@ -113,7 +118,7 @@ impl Flight {
 
     /// Whether what is typed before `caret` agrees with what is generated so far.
     pub(crate) fn may_agree(&self, snapshot: &Snapshot, caret: usize) -> bool {
-        let typed = self.lock().anchor.typed_before(&snapshot.text, caret, LONGEST);
+        let typed = self.lock().anchor.typed_before(snapshot, caret, LONGEST);
         typed.is_some_and(|typed| self.agrees(&typed))
     }
 
@@ -183,6 +188,17 @@ impl Flight {
     /// Notes how it ended.
     pub(crate) fn land(&self, outcome: Result<Arc<Draft>, NoSuggestion>) {
         self.progress.send_modify(|progress| progress.outcome = Some(outcome));
+    }
+
+    /// Notes that its task panicked: one of the requests that wait goes on with the panic.
+    pub(crate) fn crash(&self, panic: Panic) {
+        *self.panic.lock().unwrap_or_else(PoisonError::into_inner) = Some(panic);
+        self.land(Err(NoSuggestion::Failed("the generation panicked".to_owned())));
+    }
+
+    /// The panic, for the first who asks.
+    pub(crate) fn take_panic(&self) -> Option<Panic> {
+        self.panic.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     pub(crate) fn has_ended(&self) -> bool {

@@ -132,15 +132,6 @@ impl Typing {
         state.cursors = cursors;
     }
 
-    /// Forgets everything: the text is another.
-    pub fn reset(&self) {
-        let mut state = self.lock();
-        for flight in [state.flight.take(), state.ahead.take()].into_iter().flatten() {
-            flight.cancel();
-        }
-        state.drafts.clear();
-    }
-
     /// Edits so far: to see later whether there were more.
     pub fn edits(&self) -> u64 {
         self.lock().edits
@@ -256,10 +247,7 @@ impl Typing {
         state.forget_ended_flights();
         let caret = Caret::new(&text.text, at, text.language);
         state.drafts.iter().any(|draft| draft.rest(text, &caret).is_some())
-            || [&state.flight, &state.ahead]
-                .into_iter()
-                .flatten()
-                .any(|flight| flight.may_agree(text, at))
+            || [&state.flight, &state.ahead].into_iter().flatten().any(|flight| flight.may_agree(text, at))
     }
 
     /// Notes that a suggestion is on display.
@@ -295,7 +283,11 @@ impl Typing {
 
     /// Keeps what a flight brought: the draft that `make` makes of where it is by now and what is typed there.
     /// `None` when the text has left it behind.
-    pub(crate) fn land(&self, flight: &Flight, make: impl FnOnce(Anchor, &str) -> Draft) -> Option<Arc<Draft>> {
+    pub(crate) fn land(
+        &self,
+        flight: &Flight,
+        make: impl FnOnce(Anchor, &str) -> Draft,
+    ) -> Option<Arc<Draft>> {
         let mut state = self.lock();
         if flight.is_cancelled() {
             return None;
@@ -319,6 +311,14 @@ impl Typing {
     /// How long to wait before the engine is asked, given how fast it answers.
     pub(crate) fn pace(&self) -> Pace {
         self.lock().pace.clone()
+    }
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        for flight in [self.flight.take(), self.ahead.take()].into_iter().flatten() {
+            flight.cancel();
+        }
     }
 }
 

@@ -73,7 +73,11 @@ pub(crate) struct Account {
 
 impl Account {
     pub(crate) fn new(ledger: &Ledger) -> Arc<Self> {
-        Arc::new(Self { ledger: ledger.clone(), tokens: AtomicUsize::new(0), answered: AtomicBool::new(false) })
+        Arc::new(Self {
+            ledger: ledger.clone(),
+            tokens: AtomicUsize::new(0),
+            answered: AtomicBool::new(false),
+        })
     }
 
     /// Counts a generated token.

@@ -116,8 +116,8 @@ async fn the_server_ends_with_the_editor_s_process() {
 async fn work_under_way_stops_with_the_session() {
     let mut session = Editor::new(vscode()).start().await;
     session.generator.hold();
-    session.open("x = ").await;
-    session.ask("textDocument/inlineCompletion", crate::session::inline_params(0, 4)).await;
+    session.open("value = ").await;
+    session.ask("textDocument/inlineCompletion", crate::session::typing_params(0, 8)).await;
     session.generator.holding(1).await;
     let generator = std::sync::Arc::clone(&session.generator);
     session.end().await;

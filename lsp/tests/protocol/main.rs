@@ -9,6 +9,7 @@ mod session;
 mod settings;
 mod suggestions;
 mod sync;
+mod typing;
 
 use serde_json::{Value, json};
 

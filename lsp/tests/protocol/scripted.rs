@@ -12,6 +12,7 @@ pub(crate) struct ScriptedGenerator {
     answer: Mutex<Answer>,
     held: Mutex<Vec<Held>>,
     submitted: Notify,
+    requests: Mutex<Vec<Request>>,
 }
 
 struct Held {
@@ -40,6 +41,7 @@ impl ScriptedGenerator {
             answer: Mutex::new(Answer::Say(String::new())),
             held: Mutex::default(),
             submitted: Notify::new(),
+            requests: Mutex::default(),
         })
     }
 
@@ -69,9 +71,31 @@ impl ScriptedGenerator {
         }
     }
 
+    /// Requests that generate, so far.
+    pub(crate) fn requests(&self) -> Vec<Request> {
+        self.requests.lock().expect("no panic").clone()
+    }
+
+    /// Waits for a request that generates; the `count`-th since the start.
+    pub(crate) async fn request(&self, count: usize) -> Request {
+        loop {
+            let submitted = self.submitted.notified();
+            if let Some(request) = self.requests().into_iter().nth(count - 1) {
+                return request;
+            }
+            submitted.await;
+        }
+    }
+
     /// Whether each held generation was cancelled, in the order of submission.
     pub(crate) fn cancelled(&self) -> Vec<bool> {
         self.held.lock().expect("no panic").iter().map(|held| held.sender.is_cancelled()).collect()
+    }
+
+    /// Lets a held generation say `text` and go on.
+    pub(crate) fn release_some(&self, index: usize, text: &str) {
+        let held = &mut self.held.lock().expect("no panic")[index];
+        start(&held.sender, &std::mem::take(&mut held.begins_with), text);
     }
 
     /// Lets a held generation say `text` and end.
@@ -83,12 +107,16 @@ impl ScriptedGenerator {
 
 /// Sends a token per character; first, as the engine would, what the output was told to begin with.
 fn say(sender: &GenerationSender, begins_with: &str, text: &str) {
+    start(sender, begins_with, text);
+    sender.send(Event::Finished(FinishReason::StopToken(0), Usage::default()));
+}
+
+fn start(sender: &GenerationSender, begins_with: &str, text: &str) {
     sender.send(Event::Started(Usage { prompt_tokens: 10, ..Usage::default() }));
     for (id, character) in (0..).zip(begins_with.chars().chain(text.chars())) {
         let text = character.to_string();
         sender.send(Event::Token(Token { id, text, top_logprobs: Vec::new() }));
     }
-    sender.send(Event::Finished(FinishReason::StopToken(0), Usage::default()));
 }
 
 impl Generator for ScriptedGenerator {
@@ -98,6 +126,12 @@ impl Generator for ScriptedGenerator {
 
     fn submit(&self, request: Request) -> Result<Generation, SubmitError> {
         let (sender, generation) = Generation::channel();
+        if request.params.max_tokens == 0 {
+            // Only fills the cache.
+            say(&sender, "", "");
+            return Ok(generation);
+        }
+        self.requests.lock().expect("no panic").push(request.clone());
         let begins_with = request.params.begins_with;
         let answer = self.answer.lock().expect("no panic").clone();
         match answer {

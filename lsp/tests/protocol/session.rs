@@ -263,6 +263,13 @@ impl Session {
         self.request("textDocument/inlineCompletion", inline_params(line, character)).await
     }
 
+    /// Types `text` at a place of line `line` and asks, as an editor does after a key.
+    pub(crate) async fn type_and_ask(&mut self, line: u32, character: u32, text: &str) -> Value {
+        self.change([line, character, line, character], text).await;
+        let end = character + text.encode_utf16().count() as u32;
+        self.request("textDocument/inlineCompletion", typing_params(line, end)).await
+    }
+
     /// The suggestion that there must be.
     pub(crate) async fn suggestion(&mut self, line: u32, character: u32) -> Value {
         let mut result = self.inline(line, character).await;
@@ -318,6 +325,13 @@ pub(crate) fn range_of([line, character, end_line, end_character]: [u32; 4]) -> 
         "start": { "line": line, "character": character },
         "end": { "line": end_line, "character": end_character },
     })
+}
+
+/// What an editor sends by itself after a key.
+pub(crate) fn typing_params(line: u32, character: u32) -> Value {
+    let mut params = inline_params(line, character);
+    params["context"]["triggerKind"] = json!(2);
+    params
 }
 
 pub(crate) fn inline_params(line: u32, character: u32) -> Value {

@@ -31,22 +31,6 @@ async fn nothing_to_suggest_is_null() {
 }
 
 #[tokio::test]
-async fn a_newer_request_of_the_document_ends_the_older() {
-    let mut session = Editor::new(vscode()).start().await;
-    session.generator.hold();
-    session.open("x = ").await;
-    let older = session.ask("textDocument/inlineCompletion", inline_params(0, 4)).await;
-    session.generator.holding(1).await;
-    let newer = session.ask("textDocument/inlineCompletion", inline_params(0, 4)).await;
-    assert_eq!(session.response(older).await["result"], Value::Null);
-    session.generator.holding(2).await;
-    assert_eq!(session.generator.cancelled(), [true, false]);
-    session.generator.release(1, "7");
-    assert_eq!(session.response(newer).await["result"]["items"][0]["insertText"], "7");
-    session.finish().await;
-}
-
-#[tokio::test]
 async fn with_a_menu_entry_selected_the_item_begins_with_it() {
     let mut session = Editor::new(vscode()).start().await;
     session.generator.say("(1)\n");

@@ -8,8 +8,8 @@ use tower_lsp::jsonrpc::{Error, Result};
 use super::review;
 use crate::encoding::Position;
 use crate::server::convert::position;
-use crate::server::{Server, feedback};
 use crate::server::sync::lock;
+use crate::server::{Server, feedback};
 
 /// Reviews a function: `[uri, line or range, version?]`. Answers `{ "findings": number }`.
 pub(super) const REVIEW: &str = "redstart.review";
