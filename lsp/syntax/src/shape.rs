@@ -31,7 +31,7 @@ pub fn shape(raw: &str, caret: &Caret, scope: Scope) -> Option<Shaped> {
     let text = without_lines_that_follow(&text, caret);
     let (text, replace) = fit_rest_of_line(text, caret);
     let text = text.trim_end();
-    if !says_something(text) || repeats_neighbour(text, caret) || is_cut_short(text, replace, caret) {
+    if !says_something(text, caret) || repeats_neighbour(text, caret) || is_cut_short(text, replace, caret) {
         return None;
     }
     Some(Shaped { text: text.replace('\n', caret.line_ending().as_str()), replace })
@@ -113,7 +113,9 @@ fn first_line_indent(first: &str, caret: &Caret) -> (usize, usize) {
     let closes = first.trim_start().starts_with(is_closer);
     if is_code && !closes && line_opens_block(caret, above) {
         // Inside the block just opened there is one right indent, and never less.
-        let body = above_indent + unit;
+        // Who typed an indent has chosen it, unless the model completes it.
+        let usual = above_indent + unit;
+        let body = if own > above_indent && own + lead != usual { own } else { usual };
         let meant = if own + lead == body { body } else { lead.max(own) };
         let kept = body.max(own);
         return (kept - own, meant.saturating_sub(kept));
@@ -199,8 +201,38 @@ fn without_lines_that_follow(text: &str, caret: &Caret) -> String {
 /// Settles the text with what is right of the caret on its line, and with the brackets open there. Gives
 /// the text and how many bytes on its right it replaces.
 fn fit_rest_of_line(text: String, caret: &Caret) -> (String, usize) {
-    let mut text = text.trim_end().to_owned();
-    let mut rest = caret.line_suffix().trim_end();
+    let rest = caret.line_suffix().trim_end();
+    let text = text.trim_end().to_owned();
+    let Some(brace) = brace_in_string(&text, caret) else {
+        let (fitting, replaced) = fit(text.clone(), rest, caret);
+        let kept = fitting.trim_end();
+        let is_cut_at_blank = text.strip_prefix(kept).is_some_and(|cut| cut.starts_with(" }"));
+        if replaced == 0 && rest.starts_with('}') && is_cut_at_blank {
+            // `{ a }` and not `{ a}`.
+            return (format!("{kept} }}"), 1);
+        }
+        return (fitting, replaced);
+    };
+    // The expression of a format string ends with the brace that is there: the same one.
+    if rest == &text[brace..] {
+        return (text[..brace].to_owned(), 0);
+    }
+    let (text, replaced) = fit(text, &rest[1..], caret);
+    (text, replaced + 1)
+}
+
+/// Where the text closes the brace of an expression in a string (`f"{name}"`), if the line closes it too.
+fn brace_in_string(text: &str, caret: &Caret) -> Option<usize> {
+    let brace = |c| matches!(c, '{' | '}');
+    let is_open =
+        caret.line_prefix().rfind(brace).is_some_and(|at| caret.line_prefix()[at..].starts_with('{'));
+    if !caret.in_string() || !is_open || !caret.line_suffix().starts_with('}') {
+        return None;
+    }
+    text.find(brace).filter(|&at| text[at..].starts_with('}'))
+}
+
+fn fit(mut text: String, mut rest: &str, caret: &Caret) -> (String, usize) {
     if let Some(kept) = without_whole_rest(&text, rest.trim_start(), caret) {
         text.truncate(kept);
         rest = "";
@@ -264,17 +296,15 @@ fn leading_closers(rest: &str, caret: &Caret) -> Vec<Closer> {
     closers
 }
 
-/// Where the rest of the line begins in the text, if that has words and the text ends with all of it.
+/// Where the rest of the line begins in the text, if the text ends with all of it.
 fn without_whole_rest(text: &str, rest: &str, caret: &Caret) -> Option<usize> {
-    if !rest.contains(is_word) {
-        return None;
-    }
-    let kept = text.strip_suffix(rest)?;
+    let kept = text.strip_suffix(rest).filter(|_| !rest.is_empty())?;
     let in_word = rest.starts_with(is_word) && kept.ends_with(is_word);
     // The closers at the end must be the line's, not the text's own.
-    let closes = Brackets::read(text, caret).unmatched.len();
+    let closes = Brackets::read(text, caret).unmatched;
     let rest_closes = Brackets::read(rest, caret).unmatched.len();
-    (!in_word && closes >= rest_closes).then_some(kept.len())
+    let are_last = closes.iter().rev().take(rest_closes).all(|closer| closer.bytes.start >= kept.len());
+    (!in_word && closes.len() >= rest_closes && are_last).then_some(kept.len())
 }
 
 /// Bytes at the end of `text` that are the beginning of `rest`: punctuation other than closers, whose
@@ -297,8 +327,15 @@ fn squeeze(text: &str) -> String {
     text.chars().filter(|c| !c.is_whitespace()).collect()
 }
 
-/// Whether there is more than what closes something.
-fn says_something(text: &str) -> bool {
+/// Whether there is more than what closes something. In a string all is text, up to its end.
+fn says_something(text: &str, caret: &Caret) -> bool {
+    if caret.in_string() {
+        let closer =
+            Brackets::read(text, caret).unmatched.first().map_or(text.len(), |closer| closer.bytes.start);
+        if !is_blank(&text[..closer]) {
+            return true;
+        }
+    }
     text.chars().any(|c| !c.is_whitespace() && !is_closer(c) && !matches!(c, '>' | ';' | ','))
 }
 

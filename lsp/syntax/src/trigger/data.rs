@@ -69,7 +69,7 @@ fn lists_bytes(line: &str) -> bool {
     let mut values = line.split([' ', ',', '\t']).filter(|value| !value.is_empty()).peekable();
     let is_byte = |value: &str| {
         let digits = value.strip_prefix("0x").or_else(|| value.strip_prefix("\\x")).unwrap_or(value);
-        digits.len() >= 2 && digits.len() % 2 == 0 && is_hex(digits)
+        digits.len() >= 2 && digits.len().is_multiple_of(2) && is_hex(digits)
     };
     let has_any = values.clone().any(has_digit);
     // The last value may be half typed.
