@@ -162,6 +162,26 @@ fn golden_cases_do_not_depend_on_the_pieces_of_a_stream() {
     assert_all_right(&failures);
 }
 
+/// The same format, with the rest of an accepted text in the place of what a model wrote.
+#[test]
+fn golden_cases_of_what_is_left() {
+    let cases = cases(&[include_str!("golden/refit.txt")]);
+    let mut failures = Vec::new();
+    for case in &cases {
+        let rest = case.part("rest").expect("a rest");
+        let expected = case.part("shaped").expect("a shaped part");
+        let shaped = refit(rest, &case.caret);
+        if let Some(shaped) = &shaped {
+            assert_eq!(shaped.text, rest.trim_end(), "{}: the text stays", case.title);
+        }
+        let got = case.after(shaped);
+        if got != expected {
+            failures.push(format!("{}\n  expected {expected:?}\n  got      {got:?}", case.title));
+        }
+    }
+    assert_all_right(&failures);
+}
+
 #[test]
 fn what_is_replaced_is_reported() {
     let at = |marked: &str, raw: &str| {
@@ -257,15 +277,42 @@ proptest! {
     }
 }
 
+proptest! {
+    /// A suggestion that is typed character by character, in an editor that adds nothing, stays what it was.
+    #[test]
+    fn typing_a_suggestion_leaves_the_rest_of_it(
+        document in any_text(),
+        raw in any_text(),
+        at in any::<prop::sample::Index>(),
+        language in prop::option::of(prop::sample::select(Language::ALL.to_vec())),
+    ) {
+        let rope = Rope::from_str(&document);
+        let caret = Caret::new(&rope, at.index(document.len() + 1), language);
+        let Some(shaped) = shape(&raw, &caret, Scope::Block) else { return Ok(()) };
+        let at = caret.byte();
+        let Some(typed) = shaped.text.chars().next() else { return Ok(()) };
+        let now = format!("{}{typed}{}", &document[..at], &document[at..]);
+        let caret = Caret::new(&Rope::from_str(&now), at + typed.len_utf8(), language);
+        let rest = &shaped.text[typed.len_utf8()..];
+        if let Some(refitted) = refit(rest, &caret) {
+            prop_assert_eq!(&refitted.text, rest);
+            prop_assert!(refitted.replace <= caret.line_suffix().len());
+            prop_assert!(caret.line_suffix().is_char_boundary(refitted.replace));
+        }
+    }
+}
+
 /// A model that writes exactly what a person wrote must be left alone: at carets all over this crate's
 /// own sources, the rest of the line is taken out, given as raw text, and compared.
 #[test]
 fn what_people_wrote_is_not_touched() {
-    const SOURCES: [&str; 5] = [
+    const SOURCES: [&str; 7] = [
         include_str!("caret.rs"),
         include_str!("function.rs"),
         include_str!("lexer.rs"),
         include_str!("shape.rs"),
+        include_str!("shape/indent.rs"),
+        include_str!("shape/rest.rs"),
         include_str!("stop.rs"),
     ];
     let (mut same, mut changed) = (0, Vec::new());
