@@ -8,6 +8,9 @@ use crate::lexer::{Event, Lexer, closer_of};
 /// Bytes that are read on each side of the caret. What a decision about one suggestion needs is near,
 /// and a document of any size, or a line of any length, costs the same.
 pub const WINDOW_BYTES: usize = 4096;
+/// Lines at the start of the document that are read too, for what they say of the whole file.
+const HEAD_LINES: usize = 5;
+const HEAD_BYTES: usize = 600;
 
 /// The text around a caret. Owns its window; independent of the document afterwards.
 #[derive(Clone, Debug)]
@@ -27,6 +30,8 @@ pub struct Caret {
     line_end: usize,
     /// Whether the document goes on beyond `after`.
     after_is_cut: bool,
+    /// The first lines of the document.
+    head: String,
     line_ending: LineEnding,
     indent_unit: IndentUnit,
     lexer: Lexer,
@@ -120,6 +125,7 @@ impl Caret {
             after,
             line_end,
             after_is_cut: to < text.len_bytes(),
+            head: head(text),
             line_ending: LineEnding::Lf,
             indent_unit: IndentUnit::Spaces(4),
             lexer: Lexer::new(language),
@@ -195,6 +201,11 @@ impl Caret {
     /// Everything in the window after the caret.
     pub fn after(&self) -> &str {
         &self.after
+    }
+
+    /// The first lines of the document, wherever the caret is.
+    pub fn head(&self) -> &str {
+        &self.head
     }
 
     /// The lines above the caret's, nearest first, without line ends, as far as the window goes.
@@ -415,6 +426,11 @@ impl Caret {
         let rest = self.after[at + quotes.len()..].lines().next().unwrap_or_default();
         follows_text || !rest.starts_with(|c: char| c.is_alphanumeric())
     }
+}
+
+fn head(text: &Rope) -> String {
+    let lines = text.line_to_byte(HEAD_LINES.min(text.len_lines()));
+    String::from(text.byte_slice(..char_start(text, lines.min(HEAD_BYTES))))
 }
 
 /// Closes the innermost bracket that `closer` fits, and what was left open inside it. False when none fits.

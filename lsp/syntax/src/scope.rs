@@ -3,6 +3,7 @@
 use crate::caret::{Caret, is_blank};
 use crate::language::Language;
 use crate::tree::SyntaxTree;
+use crate::trigger::is_word;
 
 /// How much to suggest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,8 +15,8 @@ pub enum Scope {
 }
 
 /// What someone who stops typing at `caret` expects: lines where a block begins or goes on, and the
-/// rest of the line otherwise. The tree, where there is one, settles whether the caret is in a string or a
-/// comment that began far above.
+/// rest of the line otherwise. The tree, where there is one, settles what began far above: a string or a
+/// comment, and the block that a line at the left margin is in.
 pub fn wants_block(caret: &Caret, tree: Option<&SyntaxTree>) -> Scope {
     let in_text = match tree {
         Some(tree) => is_in_text(caret, tree),
@@ -23,7 +24,11 @@ pub fn wants_block(caret: &Caret, tree: Option<&SyntaxTree>) -> Scope {
     };
     let block = caret.is_suffix_blank()
         && !in_text
-        && if caret.is_prefix_blank() { is_block_line(caret) } else { opens_block(caret) };
+        && if caret.is_prefix_blank() {
+            is_block_line(caret, tree)
+        } else {
+            opens_block(caret) && !has_body_below(caret)
+        };
     if block { Scope::Block } else { Scope::SingleLine }
 }
 
@@ -34,12 +39,29 @@ pub(crate) fn opens_block(caret: &Caret) -> bool {
 
 /// Whether `line`, by its end, opens a block.
 pub(crate) fn line_opens_block(caret: &Caret, line: &str) -> bool {
-    let line = line.trim_end();
+    let line = line.trim();
+    let first_word = line.split(|c| !is_word(c)).next().unwrap_or_default();
     match caret.language() {
-        Some(Language::Python) => line.ends_with([':', '{']),
-        Some(_) => line.ends_with('{'),
+        Some(Language::Python) => {
+            line.ends_with('{') || line.ends_with(':') && is_python_head(first_word, line)
+        }
+        Some(_) => line.ends_with('{') || line.ends_with(':') && matches!(first_word, "case" | "default"),
         None => line.ends_with([':', '{']),
     }
+}
+
+/// Whether a line that ends with a colon is the head of a compound statement or the end of one, and not an
+/// annotation or a lambda.
+fn is_python_head(first_word: &str, line: &str) -> bool {
+    const HEADS: [&str; 14] = [
+        "async", "case", "class", "def", "elif", "else", "except", "finally", "for", "if", "match", "try",
+        "while", "with",
+    ];
+    // The head may have begun on a line above.
+    let ends_head = line.starts_with([')', ']', '}']) || ["and", "or", "not"].contains(&first_word);
+    let before_colon = line.trim_end_matches(':').trim_end();
+    let closes_more = before_colon.matches([')', ']']).count() > before_colon.matches(['(', '[']).count();
+    HEADS.contains(&first_word) || ends_head || closes_more
 }
 
 /// In Python a colon inside brackets is a slice, an annotation or a dictionary's.
@@ -49,9 +71,17 @@ fn is_in_parentheses(caret: &Caret) -> bool {
         && !caret.open_brackets().is_empty()
 }
 
+/// Whether the block that the caret's line opens is there already.
+fn has_body_below(caret: &Caret) -> bool {
+    let indent = caret.indent_width(caret.line_prefix());
+    caret.following_text_line().is_some_and(|line| caret.indent_width(line) > indent)
+}
+
 /// On a blank line: inside a block, or below a comment or decorator that announces one.
-fn is_block_line(caret: &Caret) -> bool {
-    if !caret.indent().is_empty() || caret.open_brackets().iter().any(|open| open.closer == '}') {
+fn is_block_line(caret: &Caret, tree: Option<&SyntaxTree>) -> bool {
+    let in_braces = caret.open_brackets().iter().any(|open| open.closer == '}');
+    let is_inside = tree.and_then(|tree| is_inside_node(caret, tree)).unwrap_or(in_braces);
+    if !caret.indent().is_empty() || is_inside {
         return true;
     }
     let Some(above) = caret.preceding_text_line() else {
@@ -61,7 +91,22 @@ fn is_block_line(caret: &Caret) -> bool {
     let comment = caret.language().map_or("#", Language::line_comment);
     let line = above.trim_start();
     line_opens_block(caret, above)
-        || adjacent && (line.starts_with(comment) || line.starts_with('@') || line.ends_with("*/"))
+        || adjacent
+            && (line.starts_with(comment)
+                || line.starts_with('@')
+                || line.starts_with("#[")
+                || line.ends_with("*/"))
+}
+
+/// Whether a node of the grammar began before the caret and ends after it. `None` where the grammar does not
+/// know, because the document does not parse.
+fn is_inside_node(caret: &Caret, tree: &SyntaxTree) -> Option<bool> {
+    let root = tree.tree().root_node();
+    let at = caret.byte();
+    let node = root.descendant_for_byte_range(at, at)?;
+    let mut nodes = std::iter::successors(Some(node), tree_sitter::Node::parent);
+    let inside = nodes.any(|node| node.parent().is_some() && node.start_byte() < at && node.end_byte() > at);
+    (!root.has_error()).then_some(inside)
 }
 
 fn is_in_text(caret: &Caret, tree: &SyntaxTree) -> bool {

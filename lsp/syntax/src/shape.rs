@@ -1,9 +1,16 @@
 //! Makes what a model wrote fit what is already in the document.
 
-use crate::brackets::{Brackets, Closer};
-use crate::caret::{Caret, IndentUnit, is_blank, leading_blanks};
-use crate::language::Language;
-use crate::scope::{Scope, line_opens_block};
+mod indent;
+mod refit;
+mod rest;
+
+pub use self::refit::refit;
+
+use self::indent::indent;
+use self::rest::{fit_rest_of_line, is_closer};
+use crate::brackets::Brackets;
+use crate::caret::{Caret, is_blank};
+use crate::scope::Scope;
 use crate::stop::StopPolicy;
 use crate::trigger::{is_binary, is_word};
 
@@ -31,7 +38,7 @@ pub fn shape(raw: &str, caret: &Caret, scope: Scope) -> Option<Shaped> {
     let text = without_lines_that_follow(&text, caret);
     let (text, replace) = fit_rest_of_line(text, caret);
     let text = text.trim_end();
-    if !says_something(text) || repeats_neighbour(text, caret) || is_cut_short(text, replace, caret) {
+    if !says_something(text, caret) || repeats_neighbour(text, caret) || is_cut_short(text, replace, caret) {
         return None;
     }
     Some(Shaped { text: text.replace('\n', caret.line_ending().as_str()), replace })
@@ -54,109 +61,6 @@ fn without_repeated_prefix<'text>(text: &'text str, caret: &Caret) -> &'text str
     match rest {
         Some(rest) if !is_single_word || (is_whole_word && rest.starts_with(' ')) => rest,
         _ => text,
-    }
-}
-
-/// Text with the indent that belongs there, in the document's own way, and no blanks at line ends.
-fn indent(text: &str, caret: &Caret) -> String {
-    let (first, rest) = match text.split_once('\n') {
-        _ if caret.is_prefix_blank() => {
-            let visible = text.len() - text.trim_start().len();
-            let start = text[..visible].rfind('\n').map_or(0, |end| end + 1);
-            let text = &text[start..];
-            text.split_once('\n').map_or((text, None), |(first, rest)| (first, Some(rest)))
-        }
-        Some((first, rest)) if is_blank(first) => {
-            // One line end after what opens a block.
-            let visible = rest.len() - rest.trim_start().len();
-            let start = rest[..visible].rfind('\n').map_or(0, |end| end + 1);
-            ("", Some(&rest[start..]))
-        }
-        Some((first, rest)) => (first, Some(rest)),
-        None => (text, None),
-    };
-    let indenter = Indenter::new(caret, rest.unwrap_or_default());
-    let mut out = String::with_capacity(text.len());
-    let mut shift = 0;
-    if caret.is_prefix_blank() {
-        let (columns, dropped) = first_line_indent(first, caret);
-        shift = dropped;
-        out.push_str(&indenter.blanks(columns));
-        out.push_str(first.trim());
-    } else {
-        // One blank is the habit of a model; more are an alignment.
-        let spaced = caret.line_prefix().ends_with([' ', '\t']);
-        let habit = first.strip_prefix(' ').filter(|rest| spaced && !rest.starts_with(' '));
-        out.push_str(habit.unwrap_or(first).trim_end());
-    }
-    for line in rest.into_iter().flat_map(|rest| rest.split('\n')) {
-        out.push('\n');
-        let visible = line.trim();
-        if !visible.is_empty() {
-            out.push_str(&indenter.blanks(indenter.columns(line).saturating_sub(shift)));
-            out.push_str(visible);
-        }
-    }
-    out
-}
-
-/// Columns to add before the first line where the caret has only blanks on its left, and by how many
-/// columns the model's idea of the line was too deep.
-fn first_line_indent(first: &str, caret: &Caret) -> (usize, usize) {
-    let own = caret.indent_width(caret.indent());
-    let lead = caret.indent_width(first);
-    let unit = caret.indent_unit().width();
-    let above = caret.preceding_text_line().unwrap_or_default();
-    let above_indent = caret.indent_width(above);
-    let comment = caret.language().map_or("#", Language::line_comment);
-    let is_code = !caret.in_string() && !above.trim_start().starts_with(comment);
-    let closes = first.trim_start().starts_with(is_closer);
-    if is_code && !closes && line_opens_block(caret, above) {
-        // Inside the block just opened there is one right indent, and never less.
-        let body = above_indent + unit;
-        let meant = if own + lead == body { body } else { lead.max(own) };
-        let kept = body.max(own);
-        return (kept - own, meant.saturating_sub(kept));
-    }
-    // A model that begins with blanks means the whole indent, not what is missing of it.
-    let meant = lead.max(own);
-    let is_open = above.trim_end().ends_with(['(', '[', '{', ',', '\\', ':']);
-    let kept = if is_open { meant } else { meant.min(own.max(above_indent)) };
-    (kept - own, meant - kept)
-}
-
-/// Turns the model's indent into the document's.
-struct Indenter<'caret> {
-    caret: &'caret Caret,
-    /// Columns of a level in the model's text.
-    model_unit: usize,
-}
-
-impl<'caret> Indenter<'caret> {
-    fn new(caret: &'caret Caret, rest: &str) -> Self {
-        // A model that writes spaces into a document with tabs: its smallest indent is one level.
-        let spaces = rest.lines().filter(|line| !is_blank(line)).map(leading_blanks);
-        let smallest = spaces.filter(|blanks| blanks.starts_with(' ')).map(str::len).min();
-        Self { caret, model_unit: smallest.filter(|unit| (2..=8).contains(unit)).unwrap_or(4) }
-    }
-
-    fn columns(&self, line: &str) -> usize {
-        let columns = self.caret.indent_width(line);
-        let tabs = self.caret.indent_unit() == IndentUnit::Tab;
-        if tabs && line.starts_with(' ') && columns.is_multiple_of(self.model_unit) {
-            return columns / self.model_unit * IndentUnit::Tab.width();
-        }
-        columns
-    }
-
-    fn blanks(&self, columns: usize) -> String {
-        match self.caret.indent_unit() {
-            IndentUnit::Tab => {
-                let width = IndentUnit::Tab.width();
-                "\t".repeat(columns / width) + &" ".repeat(columns % width)
-            }
-            IndentUnit::Spaces(_) => " ".repeat(columns),
-        }
     }
 }
 
@@ -196,109 +100,15 @@ fn without_lines_that_follow(text: &str, caret: &Caret) -> String {
     text.to_owned()
 }
 
-/// Settles the text with what is right of the caret on its line, and with the brackets open there. Gives
-/// the text and how many bytes on its right it replaces.
-fn fit_rest_of_line(text: String, caret: &Caret) -> (String, usize) {
-    let mut text = text.trim_end().to_owned();
-    let mut rest = caret.line_suffix().trim_end();
-    if let Some(kept) = without_whole_rest(&text, rest.trim_start(), caret) {
-        text.truncate(kept);
-        rest = "";
-    }
-
-    let Brackets { mut unmatched, open: mut reopened, .. } = Brackets::read(&text, caret);
-    let closers = leading_closers(rest, caret);
-    let same = |(a, b): &(&Closer, &Closer)| a.closer == b.closer;
-    let shared = unmatched.iter().zip(&closers).take_while(same).count();
-
-    // A closer that the line does not have must be missing in the document, or be opened again as in
-    // `} else {`.
-    let open: Vec<_> = caret.open_brackets().iter().rev().collect();
-    let excess = (shared..unmatched.len()).find(|&at| {
-        let closer = unmatched[at].closer;
-        let Some(open) = open.get(at).filter(|open| open.closer == closer) else {
+/// Whether there is more than what closes something. In a string all is text, up to its end.
+fn says_something(text: &str, caret: &Caret) -> bool {
+    if caret.in_string() {
+        let closer =
+            Brackets::read(text, caret).unmatched.first().map_or(text.len(), |closer| closer.bytes.start);
+        if !is_blank(&text[..closer]) {
             return true;
-        };
-        let again = reopened.iter().position(|&reopened| reopened == closer);
-        if open.closed
-            && let Some(again) = again
-        {
-            reopened.remove(again);
-            return false;
         }
-        open.closed
-    });
-    if let Some(at) = excess {
-        text.truncate(unmatched[at].bytes.start);
-        text.truncate(text.trim_end().len());
-        unmatched.truncate(at);
     }
-
-    if shared == 0 {
-        let overlap = punctuation_overlap(&text, rest.trim_start());
-        text.truncate(text.len() - overlap);
-        return (text, 0);
-    }
-    let first = unmatched[0].bytes.start;
-    if squeeze(rest).starts_with(&squeeze(&text[first..])) {
-        text.truncate(first);
-        return (text, 0);
-    }
-    let replaced = closers[shared - 1].bytes.end;
-    let left = rest[replaced..].trim();
-    let has_left = !left.is_empty() && !left.contains(is_word) && text.ends_with(left);
-    (text, if has_left { rest.len() } else { replaced })
-}
-
-/// What the rest of the line closes before it says anything else.
-fn leading_closers(rest: &str, caret: &Caret) -> Vec<Closer> {
-    let mut closers = Brackets::read(rest, caret).unmatched;
-    let mut end = 0;
-    let leading = closers.iter().take_while(|closer| {
-        let adjacent = rest.get(end..closer.bytes.start).is_some_and(is_blank);
-        end = closer.bytes.end;
-        adjacent
-    });
-    let leading = leading.count();
-    closers.truncate(leading);
-    closers
-}
-
-/// Where the rest of the line begins in the text, if that has words and the text ends with all of it.
-fn without_whole_rest(text: &str, rest: &str, caret: &Caret) -> Option<usize> {
-    if !rest.contains(is_word) {
-        return None;
-    }
-    let kept = text.strip_suffix(rest)?;
-    let in_word = rest.starts_with(is_word) && kept.ends_with(is_word);
-    // The closers at the end must be the line's, not the text's own.
-    let closes = Brackets::read(text, caret).unmatched.len();
-    let rest_closes = Brackets::read(rest, caret).unmatched.len();
-    (!in_word && closes >= rest_closes).then_some(kept.len())
-}
-
-/// Bytes at the end of `text` that are the beginning of `rest`: punctuation other than closers, whose
-/// pairing decides.
-fn punctuation_overlap(text: &str, rest: &str) -> usize {
-    let end = rest.find(|c: char| is_word(c) || is_closer(c)).unwrap_or(rest.len());
-    let head = &rest[..end];
-    let lengths = head.char_indices().map(|(at, c)| at + c.len_utf8()).rev();
-    lengths
-        .map(|length| &head[..length])
-        .find(|head| text.ends_with(head.trim_end()))
-        .map_or(0, |head| head.trim_end().len())
-}
-
-fn is_closer(c: char) -> bool {
-    matches!(c, ')' | ']' | '}' | '"' | '\'' | '`')
-}
-
-fn squeeze(text: &str) -> String {
-    text.chars().filter(|c| !c.is_whitespace()).collect()
-}
-
-/// Whether there is more than what closes something.
-fn says_something(text: &str) -> bool {
     text.chars().any(|c| !c.is_whitespace() && !is_closer(c) && !matches!(c, '>' | ';' | ','))
 }
 

@@ -1,9 +1,13 @@
+use std::time::Duration;
+
 use proptest::prelude::*;
 use ropey::Rope;
 
 use super::*;
 use crate::language::Language;
 use crate::scope::wants_block;
+use crate::stop::Verdict;
+use crate::tree::SyntaxTree;
 
 /// The golden cases: one after another, as
 ///
@@ -14,10 +18,86 @@ use crate::scope::wants_block;
 /// what the model wrote
 /// -- shaped
 /// the document after the suggestion was accepted, or (none)
+/// -- without tree
+/// the same where the grammar has no say, if that differs
 /// ```
 ///
 /// where `→` stands for a tab, `↵` at a line's end for `\r\n`, and `·` for a space at a line's end.
-const GOLDEN: &str = include_str!("shape_golden.txt");
+const GOLDEN: [&str; 7] = [
+    include_str!("golden/c.txt"),
+    include_str!("golden/go.txt"),
+    include_str!("golden/java.txt"),
+    include_str!("golden/javascript.txt"),
+    include_str!("golden/plain.txt"),
+    include_str!("golden/python.txt"),
+    include_str!("golden/rust.txt"),
+];
+
+struct Case {
+    title: &'static str,
+    caret: Caret,
+    text: String,
+    tree: Option<SyntaxTree>,
+    /// What follows each line of dashes, by its name.
+    parts: Vec<(&'static str, String)>,
+}
+
+impl Case {
+    fn read(case: &'static str) -> Self {
+        let (title, case) = case.split_once('\n').expect("a title");
+        let mut parts = vec![("document", Vec::new())];
+        for line in case.trim_end_matches('\n').split('\n') {
+            match line.strip_prefix("-- ") {
+                Some(name) => parts.push((name, Vec::new())),
+                None => parts.last_mut().expect("a part").1.push(line),
+            }
+        }
+        // The blank line between cases is none of a part's.
+        let mut parts: Vec<_> = parts.into_iter().map(|(name, lines)| (name, plain(&lines))).collect();
+        let document = parts.remove(0).1;
+        let language = Language::from_language_id(title.split(':').next().unwrap_or_default());
+        let byte = document.find('¦').expect("a caret");
+        let text = document.replacen('¦', "", 1);
+        let rope = Rope::from_str(&text);
+        let tree = language.and_then(|language| SyntaxTree::parse(language, &rope, Duration::from_secs(60)));
+        Self { title, caret: Caret::new(&rope, byte, language), text, tree, parts }
+    }
+
+    fn part(&self, name: &str) -> Option<&str> {
+        self.parts.iter().find(|part| part.0 == name).map(|part| part.1.as_str())
+    }
+
+    /// The document after `shaped` was accepted.
+    fn after(&self, shaped: Option<Shaped>) -> String {
+        shaped.map_or("(none)".to_owned(), |shaped| apply(&self.text, &self.caret, &shaped))
+    }
+
+    /// Generates `raw` in pieces that end at `cuts`, with or without the tree, and shapes what was accepted.
+    fn stream(&self, tree: Option<&SyntaxTree>, cuts: &[usize]) -> Option<Shaped> {
+        let raw = self.part("raw").expect("a raw part");
+        let scope = wants_block(&self.caret, tree);
+        let mut policy = StopPolicy::new(&self.caret, scope);
+        if let Some(tree) = tree {
+            policy =
+                policy.with_tree(&self.caret, &Rope::from_str(&self.text), tree, Duration::from_secs(60));
+        }
+        let mut start = 0;
+        for &end in cuts.iter().chain([&raw.len()]) {
+            if end > start && raw.is_char_boundary(end) {
+                let verdict = policy.push(&raw[start..end]);
+                start = end;
+                if verdict == Verdict::Stop {
+                    break;
+                }
+            }
+        }
+        shape(policy.accepted(), &self.caret, scope)
+    }
+}
+
+fn cases(files: &[&'static str]) -> Vec<Case> {
+    files.iter().flat_map(|file| file.split("## ").skip(1)).map(Case::read).collect()
+}
 
 fn plain(lines: &[&str]) -> String {
     lines.join("\n").replace("↵\n", "\r\n").replace('↵', "\r\n").replace('→', "\t").replace('·', " ")
@@ -29,33 +109,77 @@ fn apply(text: &str, caret: &Caret, shaped: &Shaped) -> String {
     format!("{}{}{}", &text[..at], shaped.text, &text[at + shaped.replace..])
 }
 
+fn assert_all_right(failures: &[String]) {
+    assert!(failures.is_empty(), "{} failed:\n{}", failures.len(), failures.join("\n"));
+}
+
 #[test]
 fn golden_cases() {
+    let cases = cases(&GOLDEN);
+    assert!(cases.len() >= 190, "{} cases", cases.len());
     let mut failures = Vec::new();
-    let cases: Vec<&str> = GOLDEN.split("## ").skip(1).collect();
-    assert!(cases.len() >= 40, "{} cases", cases.len());
-    for case in cases {
-        let mut lines: Vec<&str> = case.split('\n').collect();
-        while lines.last() == Some(&"") {
-            lines.pop();
+    for case in &cases {
+        let raw = case.part("raw").expect("a raw part");
+        let expected = case.part("shaped").expect("a shaped part");
+        let without_tree = case.part("without tree").unwrap_or(expected);
+        let whole = case.after(shape(raw, &case.caret, wants_block(&case.caret, None)));
+        let mut got = vec![("at once", whole, without_tree)];
+        if case.tree.is_some() {
+            got.push(("with the tree", case.after(case.stream(case.tree.as_ref(), &[])), expected));
         }
-        let title = lines.remove(0);
-        let raw_at = lines.iter().position(|&line| line == "-- raw").expect("a raw part");
-        let shaped_at = lines.iter().position(|&line| line == "-- shaped").expect("a shaped part");
-        let (document, raw) = (plain(&lines[..raw_at]), plain(&lines[raw_at + 1..shaped_at]));
-        let expected = plain(&lines[shaped_at + 1..]);
-
-        let language = Language::from_language_id(title.split(':').next().unwrap_or_default());
-        let byte = document.find('¦').expect("a caret");
-        let text = document.replacen('¦', "", 1);
-        let caret = Caret::new(&Rope::from_str(&text), byte, language);
-        let shaped = shape(&raw, &caret, wants_block(&caret, None));
-        let got = shaped.map_or("(none)".to_owned(), |shaped| apply(&text, &caret, &shaped));
-        if got != expected {
-            failures.push(format!("{title}\n  expected {expected:?}\n  got      {got:?}"));
+        for (how, got, expected) in got {
+            if got != expected {
+                failures.push(format!("{} ({how})\n  expected {expected:?}\n  got      {got:?}", case.title));
+            }
         }
     }
-    assert!(failures.is_empty(), "{} failed:\n{}", failures.len(), failures.join("\n"));
+    assert_all_right(&failures);
+}
+
+#[test]
+fn golden_cases_do_not_depend_on_the_pieces_of_a_stream() {
+    let mut random = 1u64;
+    let mut failures = Vec::new();
+    for case in cases(&GOLDEN) {
+        let length = case.part("raw").expect("a raw part").len();
+        for round in 0..6 {
+            // Characters one by one, then pieces of any size.
+            let mut cuts: Vec<usize> = (0..if round == 0 { length } else { 8 })
+                .map(|at| {
+                    random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                    if round == 0 { at + 1 } else { (random >> 33) as usize % (length + 1) }
+                })
+                .collect();
+            cuts.sort_unstable();
+            for tree in [None, case.tree.as_ref()] {
+                let (whole, pieces) = (case.stream(tree, &[]), case.stream(tree, &cuts));
+                if whole != pieces {
+                    failures.push(format!("{} cut at {cuts:?}: {whole:?} and {pieces:?}", case.title));
+                }
+            }
+        }
+    }
+    assert_all_right(&failures);
+}
+
+/// The same format, with the rest of an accepted text in the place of what a model wrote.
+#[test]
+fn golden_cases_of_what_is_left() {
+    let cases = cases(&[include_str!("golden/refit.txt")]);
+    let mut failures = Vec::new();
+    for case in &cases {
+        let rest = case.part("rest").expect("a rest");
+        let expected = case.part("shaped").expect("a shaped part");
+        let shaped = refit(rest, &case.caret);
+        if let Some(shaped) = &shaped {
+            assert_eq!(shaped.text, rest.trim_end(), "{}: the text stays", case.title);
+        }
+        let got = case.after(shaped);
+        if got != expected {
+            failures.push(format!("{}\n  expected {expected:?}\n  got      {got:?}", case.title));
+        }
+    }
+    assert_all_right(&failures);
 }
 
 #[test]
@@ -153,15 +277,42 @@ proptest! {
     }
 }
 
+proptest! {
+    /// A suggestion that is typed character by character, in an editor that adds nothing, stays what it was.
+    #[test]
+    fn typing_a_suggestion_leaves_the_rest_of_it(
+        document in any_text(),
+        raw in any_text(),
+        at in any::<prop::sample::Index>(),
+        language in prop::option::of(prop::sample::select(Language::ALL.to_vec())),
+    ) {
+        let rope = Rope::from_str(&document);
+        let caret = Caret::new(&rope, at.index(document.len() + 1), language);
+        let Some(shaped) = shape(&raw, &caret, Scope::Block) else { return Ok(()) };
+        let at = caret.byte();
+        let Some(typed) = shaped.text.chars().next() else { return Ok(()) };
+        let now = format!("{}{typed}{}", &document[..at], &document[at..]);
+        let caret = Caret::new(&Rope::from_str(&now), at + typed.len_utf8(), language);
+        let rest = &shaped.text[typed.len_utf8()..];
+        if let Some(refitted) = refit(rest, &caret) {
+            prop_assert_eq!(&refitted.text, rest);
+            prop_assert!(refitted.replace <= caret.line_suffix().len());
+            prop_assert!(caret.line_suffix().is_char_boundary(refitted.replace));
+        }
+    }
+}
+
 /// A model that writes exactly what a person wrote must be left alone: at carets all over this crate's
 /// own sources, the rest of the line is taken out, given as raw text, and compared.
 #[test]
 fn what_people_wrote_is_not_touched() {
-    const SOURCES: [&str; 5] = [
+    const SOURCES: [&str; 7] = [
         include_str!("caret.rs"),
         include_str!("function.rs"),
         include_str!("lexer.rs"),
         include_str!("shape.rs"),
+        include_str!("shape/indent.rs"),
+        include_str!("shape/rest.rs"),
         include_str!("stop.rs"),
     ];
     let (mut same, mut changed) = (0, Vec::new());

@@ -179,16 +179,28 @@ proptest! {
         cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..8),
         language in prop::sample::select(Language::ALL.to_vec()),
         block in any::<bool>(),
+        with_tree in any::<bool>(),
     ) {
-        let caret = Caret::new(&Rope::from_str(&document), at.index(document.len() + 1), Some(language));
+        const LONG: Duration = Duration::from_secs(60);
+        let text = Rope::from_str(&document);
+        let caret = Caret::new(&text, at.index(document.len() + 1), Some(language));
         let scope = if block { Scope::Block } else { Scope::SingleLine };
-        let (whole, verdict) = accepted(&caret, scope, &generated);
+        let new_policy = || {
+            let policy = StopPolicy::new(&caret, scope);
+            match SyntaxTree::parse(language, &text, LONG).filter(|_| with_tree) {
+                Some(tree) => policy.with_tree(&caret, &text, &tree, LONG),
+                None => policy,
+            }
+        };
+        let mut policy = new_policy();
+        let verdict = policy.push(&generated);
+        let whole = policy.accepted().to_owned();
 
         let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(generated.len() + 1)).collect();
         cuts.retain(|&cut| generated.is_char_boundary(cut));
         cuts.extend([0, generated.len()]);
         cuts.sort_unstable();
-        let mut policy = StopPolicy::new(&caret, scope);
+        let mut policy = new_policy();
         let mut last = Verdict::Continue;
         for piece in cuts.windows(2) {
             last = policy.push(&generated[piece[0]..piece[1]]);

@@ -1,12 +1,16 @@
 //! Where a suggestion is not welcome.
 //!
-//! A model that is asked at every keystroke is slow and a nuisance. An explicit request is always answered, except
-//! where it cannot be.
+//! A model that is asked at every keystroke is slow and a nuisance. [`RULES`] says where it is not asked. An
+//! explicit request is always answered, except where it cannot be.
+
+mod data;
+mod generated;
+mod statement;
 
 use std::fmt;
+use std::path::Path;
 
 use crate::caret::Caret;
-use crate::language::Language;
 use crate::tree::MAX_TEXT_BYTES;
 
 /// Longest line on which suggestions appear, in bytes.
@@ -21,6 +25,26 @@ pub enum Trigger {
     Automatic,
     /// The user, explicitly.
     Invoked,
+}
+
+/// What is known of a request besides the text around the caret.
+#[derive(Clone, Copy, Debug)]
+pub struct Situation<'a> {
+    /// Who asked.
+    pub trigger: Trigger,
+    /// How many cursors the user types with.
+    pub cursors: usize,
+    /// The document's path, where it has one.
+    pub path: Option<&'a Path>,
+    /// Whether the last change was a suggestion of a single line, accepted, that ends at the caret.
+    pub just_accepted_line: bool,
+}
+
+impl From<Trigger> for Situation<'_> {
+    /// One cursor in a document without a name.
+    fn from(trigger: Trigger) -> Self {
+        Self { trigger, cursors: 1, path: None, just_accepted_line: false }
+    }
 }
 
 /// Why no suggestion is asked for. Its `Display` is for the log and for people who wonder.
@@ -38,14 +62,27 @@ pub enum Unwelcome {
     },
     /// The text has NUL or other control characters.
     Binary,
+    /// One suggestion does not fit several places.
+    SeveralCursors {
+        /// How many.
+        cursors: usize,
+    },
+    /// A program writes this file.
+    Generated,
     /// A word goes on right of the caret.
     InsideWord,
     /// There is more right of the caret than what closes the line.
     TextRightOfCaret,
-    /// The statement left of the caret is complete.
-    StatementComplete,
     /// A number is being typed; nobody else knows which.
     Digits,
+    /// A hash, a UUID or encoded bytes are being typed.
+    Data,
+    /// The suggestion just accepted completed the statement.
+    JustAccepted,
+    /// The statement left of the caret is complete.
+    StatementComplete,
+    /// The line only closes what was opened above.
+    ClosingBrackets,
     /// Too little text before the caret to know what is wanted.
     TooLittleText,
 }
@@ -60,107 +97,93 @@ impl fmt::Display for Unwelcome {
                 write!(f, "the line has {bytes} bytes, suggestions end at {MAX_SUGGESTION_LINE_BYTES}")
             }
             Self::Binary => f.write_str("the text near the caret has control characters"),
+            Self::SeveralCursors { cursors } => write!(f, "there are {cursors} cursors"),
+            Self::Generated => f.write_str("a program writes this file"),
             Self::InsideWord => f.write_str("a word goes on right of the caret"),
             Self::TextRightOfCaret => {
                 f.write_str("there is more than closing punctuation right of the caret")
             }
-            Self::StatementComplete => f.write_str("the statement left of the caret is complete"),
             Self::Digits => f.write_str("a number is being typed"),
+            Self::Data => f.write_str("a hash, a UUID or encoded bytes are being typed"),
+            Self::JustAccepted => f.write_str("the suggestion just accepted completed the statement"),
+            Self::StatementComplete => f.write_str("the statement left of the caret is complete"),
+            Self::ClosingBrackets => f.write_str("the line only closes what was opened above"),
             Self::TooLittleText => f.write_str("too little text before the caret"),
         }
     }
 }
 
+/// One reason not to ask.
+pub struct Rule {
+    /// Its name, for tests and statistics.
+    pub name: &'static str,
+    /// Whether it holds even for an explicit request, because there is no way to answer.
+    pub always: bool,
+    broken: fn(&Caret, &Situation<'_>) -> Option<Unwelcome>,
+}
+
+const fn always(name: &'static str, broken: fn(&Caret, &Situation<'_>) -> Option<Unwelcome>) -> Rule {
+    Rule { name, always: true, broken }
+}
+
+const fn while_typing(name: &'static str, broken: fn(&Caret, &Situation<'_>) -> Option<Unwelcome>) -> Rule {
+    Rule { name, always: false, broken }
+}
+
+/// Every rule, in the order in which they are tried: the first one that is broken names the reason.
+pub const RULES: [Rule; 13] = [
+    always("document too large", |caret, _| {
+        let bytes = caret.document_bytes();
+        (bytes > MAX_TEXT_BYTES).then_some(Unwelcome::DocumentTooLarge { bytes })
+    }),
+    always("line too long", |caret, _| {
+        let bytes = caret.line_bytes();
+        (bytes > MAX_SUGGESTION_LINE_BYTES).then_some(Unwelcome::LineTooLong { bytes })
+    }),
+    always("binary", |caret, _| {
+        let binary = |text: &str| text.chars().any(is_binary);
+        (binary(caret.before()) || binary(caret.after())).then_some(Unwelcome::Binary)
+    }),
+    while_typing("several cursors", |_, &Situation { cursors, .. }| {
+        (cursors > 1).then_some(Unwelcome::SeveralCursors { cursors })
+    }),
+    while_typing("generated file", |caret, situation| {
+        let generated = situation.path.is_some_and(generated::by_name) || generated::by_marker(caret.head());
+        generated.then_some(Unwelcome::Generated)
+    }),
+    while_typing("inside a word", |caret, _| {
+        caret.line_suffix().starts_with(is_word).then_some(Unwelcome::InsideWord)
+    }),
+    while_typing("text right of the caret", |caret, _| {
+        (!statement::only_closes_the_line(caret.line_suffix())).then_some(Unwelcome::TextRightOfCaret)
+    }),
+    while_typing("digits", |caret, _| data::is_digits(caret.line_prefix()).then_some(Unwelcome::Digits)),
+    while_typing("data", |caret, _| data::is_data(caret.line_prefix()).then_some(Unwelcome::Data)),
+    while_typing("just accepted", |caret, situation| {
+        let done = situation.just_accepted_line && statement::may_end_here(caret);
+        done.then_some(Unwelcome::JustAccepted)
+    }),
+    while_typing("statement complete", |caret, _| {
+        statement::is_complete(caret).then_some(Unwelcome::StatementComplete)
+    }),
+    while_typing("closing brackets", |caret, _| {
+        statement::only_closes(caret).then_some(Unwelcome::ClosingBrackets)
+    }),
+    while_typing("too little text", |caret, _| {
+        let visible = caret.before().chars().filter(|c| !c.is_whitespace());
+        (visible.take(MIN_CHARS_BEFORE).count() < MIN_CHARS_BEFORE).then_some(Unwelcome::TooLittleText)
+    }),
+];
+
 /// Whether to ask for a suggestion at `caret`.
 ///
 /// # Errors
-/// The rule that says no.
-pub fn check(caret: &Caret, trigger: Trigger) -> Result<(), Unwelcome> {
-    if let Some(reason) = impossible(caret) {
-        return Err(reason);
-    }
-    match trigger {
-        Trigger::Invoked => Ok(()),
-        Trigger::Automatic => unwelcome(caret).map_or(Ok(()), Err),
-    }
-}
-
-fn impossible(caret: &Caret) -> Option<Unwelcome> {
-    if caret.document_bytes() > MAX_TEXT_BYTES {
-        return Some(Unwelcome::DocumentTooLarge { bytes: caret.document_bytes() });
-    }
-    if caret.line_bytes() > MAX_SUGGESTION_LINE_BYTES {
-        return Some(Unwelcome::LineTooLong { bytes: caret.line_bytes() });
-    }
-    let binary = |text: &str| text.chars().any(is_binary);
-    (binary(caret.before()) || binary(caret.after())).then_some(Unwelcome::Binary)
-}
-
-fn unwelcome(caret: &Caret) -> Option<Unwelcome> {
-    let suffix = caret.line_suffix();
-    let prefix = caret.line_prefix().trim_end();
-    if suffix.starts_with(is_word) {
-        return Some(Unwelcome::InsideWord);
-    }
-    if !only_closes_the_line(suffix) {
-        return Some(Unwelcome::TextRightOfCaret);
-    }
-    if is_digits(prefix) {
-        return Some(Unwelcome::Digits);
-    }
-    if is_statement_complete(caret, prefix) {
-        return Some(Unwelcome::StatementComplete);
-    }
-    let visible = caret.before().chars().filter(|c| !c.is_whitespace());
-    (visible.take(MIN_CHARS_BEFORE).count() < MIN_CHARS_BEFORE).then_some(Unwelcome::TooLittleText)
-}
-
-/// Closing brackets and quotes, then at most one of `:{;,`.
-fn only_closes_the_line(suffix: &str) -> bool {
-    let rest = suffix.trim();
-    let rest = rest.trim_start_matches([')', '>', '}', ']', '"', '\'', '`']).trim_start();
-    let mut rest = rest.chars();
-    matches!(rest.next(), None | Some(':' | '{' | ';' | ',')) && rest.next().is_none()
-}
-
-/// A line of digits only, or a number of more than four digits at the caret.
-fn is_digits(prefix: &str) -> bool {
-    let line = prefix.trim_start();
-    if !line.is_empty()
-        && line.chars().all(|c| c.is_ascii_digit() || matches!(c, '.' | '_' | ',' | '-' | ' '))
-    {
-        return line.contains(|c: char| c.is_ascii_digit());
-    }
-    let number = line.trim_end_matches(|c: char| c.is_ascii_digit());
-    line.len() - number.len() > 4 && !number.ends_with(is_word)
-}
-
-fn is_statement_complete(caret: &Caret, prefix: &str) -> bool {
-    if prefix.trim_start().is_empty() || caret.in_string() || caret.in_comment() {
-        return false;
-    }
-    match prefix.chars().next_back() {
-        // In the head of a `for (;;)` the line goes on.
-        Some(';') => !caret.open_brackets().iter().any(|open| open.on_caret_line && open.closer == ')'),
-        Some('}') => true,
-        Some(')' | ']') => {
-            caret.language().is_some_and(Language::line_end_ends_statement)
-                && !caret.open_brackets().iter().any(|open| open.closer != '}')
-                && !opens_a_block(prefix)
-        }
-        _ => false,
-    }
-}
-
-/// Whether the first word of the line announces a block, whose `:` or `{` is still to come.
-fn opens_a_block(prefix: &str) -> bool {
-    const HEADS: [&str; 17] = [
-        "def", "class", "if", "elif", "else", "for", "while", "with", "try", "except", "async", "match",
-        "case", "func", "switch", "select", "type",
-    ];
-    let line = prefix.trim_start();
-    let word = line.split(|c| !is_word(c)).next().unwrap_or_default();
-    HEADS.contains(&word)
+/// The first of [`RULES`] that says no.
+pub fn check<'a>(caret: &Caret, situation: impl Into<Situation<'a>>) -> Result<(), Unwelcome> {
+    let situation = situation.into();
+    let invoked = situation.trigger == Trigger::Invoked;
+    let mut rules = RULES.iter().filter(|rule| rule.always || !invoked);
+    rules.find_map(|rule| (rule.broken)(caret, &situation)).map_or(Ok(()), Err)
 }
 
 pub(crate) fn is_word(c: char) -> bool {
