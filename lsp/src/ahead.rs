@@ -8,7 +8,7 @@ use std::time::Instant;
 use redstart_engine::request::Priority;
 use redstart_syntax::caret::Caret;
 use redstart_syntax::scope;
-use redstart_syntax::trigger::{self, Trigger};
+use redstart_syntax::trigger::{self, Situation, Trigger};
 
 use crate::assistant::{Assistant, Suggestion};
 use crate::generate::{Place, Prepared};
@@ -33,7 +33,7 @@ impl Assistant {
             return;
         }
         let caret = Caret::new(&text.text, at, text.language);
-        let scope = scope::wants_block(&caret, None);
+        let scope = scope::wants_block(&caret, text.known_tree());
         let anchor = Anchor::new(snapshot, suggestion.range.start, suggestion.range.len());
         let flight = Flight::new(anchor, lead, caret, scope, true, Account::new(&self.ledger));
         if typing.take_off_ahead(snapshot, Arc::clone(&flight)) {
@@ -51,7 +51,7 @@ impl Assistant {
         if trigger::check(&caret, Trigger::Invoked).is_err() {
             return;
         }
-        let scope = scope::wants_block(&caret, None);
+        let scope = scope::wants_block(&caret, snapshot.known_tree());
         let place = Place { snapshot: snapshot.clone(), caret, scope, snippets: typing.snippets() };
         let prepared = match Prepared::new(model, &place).await {
             Ok(prepared) => prepared,
@@ -80,7 +80,7 @@ fn continuation(snapshot: &Snapshot, suggestion: &Suggestion) -> Option<(Snapsho
     };
     let lead = suggestion.text.clone();
     let (text, caret) = with(&lead);
-    if trigger::check(&caret, Trigger::Automatic).is_ok() {
+    if is_welcome(&text, &caret) {
         return Some((text, lead));
     }
     if !caret.is_suffix_blank() {
@@ -88,5 +88,10 @@ fn continuation(snapshot: &Snapshot, suggestion: &Suggestion) -> Option<(Snapsho
     }
     let lead = format!("{lead}{}{}", caret.line_ending().as_str(), caret.indent());
     let (text, caret) = with(&lead);
-    trigger::check(&caret, Trigger::Automatic).is_ok().then_some((text, lead))
+    is_welcome(&text, &caret).then_some((text, lead))
+}
+
+fn is_welcome(text: &Snapshot, caret: &Caret) -> bool {
+    let situation = Situation { path: Some(&text.path), ..Trigger::Automatic.into() };
+    trigger::check(caret, situation).is_ok()
 }

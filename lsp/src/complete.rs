@@ -10,7 +10,7 @@ use redstart_engine::request::Priority;
 use redstart_syntax::caret::Caret;
 use redstart_syntax::scope::{self, Scope};
 use redstart_syntax::shape::{self, Shaped};
-use redstart_syntax::trigger::{self, Trigger};
+use redstart_syntax::trigger::{self, Situation, Trigger};
 use tokio::time::sleep_until;
 
 use crate::assistant::{Assistant, NoSuggestion, Source, Suggestion, SuggestionStats};
@@ -42,6 +42,15 @@ pub(crate) struct Asked<'a> {
 }
 
 impl Asked<'_> {
+    fn situation(&self) -> Situation<'_> {
+        Situation {
+            trigger: self.trigger,
+            cursors: self.typing.cursors(),
+            path: Some(&self.snapshot.path),
+            just_accepted_line: self.typing.just_accepted_line(),
+        }
+    }
+
     fn is_unasked(&self) -> bool {
         self.trigger == Trigger::Automatic
     }
@@ -85,7 +94,7 @@ impl Assistant {
         if let Some(known) = self.known(asked) {
             return Ok(known);
         }
-        trigger::check(&asked.caret, asked.trigger)
+        trigger::check(&asked.caret, asked.situation())
             .map_err(|reason| NoSuggestion::NotHere(reason.to_string()))?;
         let model = self.ready().map_err(NoSuggestion::NotReady)?;
         for turn in 0..MAX_TURNS {
@@ -131,7 +140,7 @@ impl Assistant {
 
     /// Starts a generation for a request, unless the text has been edited since.
     fn take_off(&self, asked: &Asked<'_>, model: &Arc<LoadedModel>) -> Option<Arc<Flight>> {
-        let scope = scope::wants_block(&asked.caret, None);
+        let scope = scope::wants_block(&asked.caret, asked.snapshot.known_tree());
         let anchor = Anchor::new(asked.snapshot, asked.caret.byte(), 0);
         let account = Account::new(&self.ledger);
         let flight = Flight::new(anchor, String::new(), asked.caret.clone(), scope, false, account);
@@ -301,7 +310,7 @@ impl Assistant {
     /// Less likely suggestions, drawn at rising temperatures.
     async fn sampled(&self, asked: &Asked<'_>) -> Vec<Suggestion> {
         let Ok(model) = self.ready() else { return Vec::new() };
-        let scope = scope::wants_block(&asked.caret, None);
+        let scope = scope::wants_block(&asked.caret, asked.snapshot.known_tree());
         let place = Place {
             snapshot: asked.snapshot.clone(),
             caret: asked.caret.clone(),

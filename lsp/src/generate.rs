@@ -9,7 +9,7 @@ use redstart_plugins::prompt::{Context, Prompt, Snippet};
 use redstart_plugins::{Budget, builtin};
 use redstart_syntax::caret::Caret;
 use redstart_syntax::scope::Scope;
-use redstart_syntax::stop::{StopPolicy, Verdict};
+use redstart_syntax::stop::{StopPolicy, TREE_BUDGET, Verdict};
 
 use crate::assistant::{NoSuggestion, SuggestionStats, engine_request, plugin_model};
 use crate::model::LoadedModel;
@@ -82,7 +82,7 @@ impl Prepared {
     /// What reads a generation of this prompt for a place.
     pub(crate) fn reader(&self, place: &Place, started: Instant) -> Reader {
         Reader {
-            policy: StopPolicy::new(&place.caret, place.scope),
+            policy: policy(place),
             to_skip: self.half_typed.len(),
             started,
             first_line: None,
@@ -151,6 +151,15 @@ fn tokens(model: &LoadedModel, prompt: &Prompt) -> Result<Vec<u32>, String> {
     budget.max_prompt_tokens = budget.max_prompt_tokens.min(model.hints.window_tokens);
     let assembled = model.assembler.assemble(prompt, budget).map_err(|error| error.to_string())?;
     Ok(assembled.tokens)
+}
+
+/// When there is enough, by the syntax as far as it is known.
+fn policy(place: &Place) -> StopPolicy {
+    let policy = StopPolicy::new(&place.caret, place.scope);
+    match place.snapshot.known_tree() {
+        Some(tree) => policy.with_tree(&place.caret, &place.snapshot.text, tree, TREE_BUDGET),
+        None => policy,
+    }
 }
 
 /// Reads a generation until the policy, the model or a limit ends it.

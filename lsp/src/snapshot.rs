@@ -77,6 +77,12 @@ impl Snapshot {
         self.syntax.tree.get_or_init(|| self.syntax.parse(language, &self.text)).as_ref()
     }
 
+    /// The syntax tree, as long as one of an earlier text is there to start from, so that it costs little.
+    pub fn known_tree(&self) -> Option<&SyntaxTree> {
+        let is_near = self.syntax.tree.get().is_some() || self.syntax.last_parsed.is_some();
+        is_near.then(|| self.syntax_tree()).flatten()
+    }
+
     /// Replaces bytes of the text, which must be in range and on code point boundaries.
     pub(crate) fn edit(&mut self, edit: &TextEdit) {
         let before = self.text.clone();

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use redstart_syntax::caret::Caret;
-use redstart_syntax::shape::Shaped;
+use redstart_syntax::shape::{self, Shaped};
 
 use super::Reaction;
 use super::anchor::{Anchor, Followed, agreement};
@@ -80,7 +80,7 @@ impl Draft {
         if typed.len() < self.lead || !self.text.starts_with(&typed) {
             return None;
         }
-        refit(&self.text[typed.len()..], caret)
+        shape::refit(&self.text[typed.len()..], caret)
     }
 
     /// Whether it was on display.
@@ -149,14 +149,4 @@ impl Draft {
         let track = self.lock();
         Rejection::new(&text.text, track.anchor.at(), &self.text, track.reached)
     }
-}
-
-fn refit(rest: &str, caret: &Caret) -> Option<Shaped> {
-    let suffix = caret.line_suffix().trim_end();
-    let closes = !suffix.is_empty() && suffix.chars().all(|c| ")]}\"'`".contains(c));
-    let replaces = closes && rest.lines().next().is_some_and(|line| line.ends_with(suffix));
-    (!rest.trim().is_empty()).then(|| Shaped {
-        text: rest.trim_end().to_owned(),
-        replace: if replaces { suffix.len() } else { 0 },
-    })
 }

@@ -71,6 +71,7 @@ struct State {
 struct Accepted {
     /// Edits when it was.
     at_edit: u64,
+    is_line: bool,
 }
 
 /// What an edit meant for what was suggested.
@@ -114,7 +115,7 @@ impl Typing {
         }
         state.drafts = kept;
         if reactions.iter().any(|reaction| matches!(reaction, Reaction::Accepted(_))) {
-            state.accepted = Some(Accepted { at_edit: state.edits });
+            state.accepted = Some(Accepted { at_edit: state.edits, is_line: !edit.inserted.contains('\n') });
         }
         for flight in [state.flight.clone(), state.ahead.clone()].into_iter().flatten() {
             if !flight.follow(edit, before, after) {
@@ -154,10 +155,10 @@ impl Typing {
         self.lock().cursors.max(1)
     }
 
-    /// Whether the last edit took over a suggestion.
-    pub(crate) fn just_accepted(&self) -> bool {
+    /// Whether the last edit took over a suggestion of a single line.
+    pub(crate) fn just_accepted_line(&self) -> bool {
         let state = self.lock();
-        state.accepted.is_some_and(|accepted| accepted.at_edit == state.edits)
+        state.accepted.is_some_and(|accepted| accepted.is_line && accepted.at_edit == state.edits)
     }
 
     /// The rest of a draft that agrees with what is typed before `caret`: the longest one.
@@ -261,8 +262,8 @@ impl Typing {
     pub fn accept(&self, id: u64) -> bool {
         let mut state = self.lock();
         let known = state.drafts.iter().find(|draft| draft.id == id).cloned();
-        if known.is_some() {
-            state.accepted = Some(Accepted { at_edit: state.edits });
+        if let Some(draft) = &known {
+            state.accepted = Some(Accepted { at_edit: state.edits, is_line: !draft.text.contains('\n') });
         }
         known.is_some_and(|draft| draft.accepted())
     }

@@ -10,6 +10,7 @@ use crate::server::Server;
 use crate::server::convert::{DidChangeParams, Lenient};
 use crate::server::feedback;
 use crate::server::sync::lock;
+use crate::snapshot::Snapshot;
 
 /// Applies edits. All of it happens before the first `await` there could be: the main loop counts on it.
 pub(in crate::server) async fn did_change(server: &Server, params: Lenient<DidChangeParams>) {
@@ -54,6 +55,15 @@ pub(in crate::server) async fn did_change(server: &Server, params: Lenient<DidCh
 /// the prompt prefilled.
 const SETTLED: Duration = Duration::from_millis(40);
 
+/// Parses a text while nobody waits, so that requests find its tree.
+pub(super) async fn parse(snapshot: &Snapshot) {
+    let snapshot = snapshot.clone();
+    let parsed = tokio::task::spawn_blocking(move || snapshot.syntax_tree().is_some()).await;
+    if let Err(error) = parsed {
+        tracing::warn!(%error, "the parser panicked");
+    }
+}
+
 fn settle(server: &Server, document: &Document) {
     let (assistant, typing) = (Arc::clone(&server.assistant), Arc::clone(document.typing()));
     let (snapshot, caret, edits) = (document.snapshot().clone(), document.edited_at(), typing.edits());
@@ -62,7 +72,11 @@ fn settle(server: &Server, document: &Document) {
     }
     server.background.spawn(async move {
         tokio::time::sleep(SETTLED).await;
-        if typing.edits() == edits && !typing.is_asked() {
+        if typing.edits() != edits {
+            return;
+        }
+        parse(&snapshot).await;
+        if !typing.is_asked() {
             assistant.prefill(&typing, &snapshot, caret).await;
         }
     });

@@ -3,6 +3,7 @@
 use ropey::Rope;
 use tower_lsp::gen_lsp_types::{DidOpenTextDocumentParams, MessageType};
 
+use super::did_change::parse;
 use crate::server::Server;
 use crate::server::convert::{Lenient, path_of, relative};
 use crate::server::sync::lock;
@@ -27,5 +28,6 @@ pub(in crate::server) async fn did_open(server: &Server, params: Lenient<DidOpen
         opened.version,
         Rope::from_str(&opened.text),
     );
-    workspace.documents.open(snapshot);
+    workspace.documents.open(snapshot.clone());
+    server.background.spawn(async move { parse(&snapshot).await });
 }
