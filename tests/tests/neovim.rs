@@ -24,6 +24,12 @@ struct Transcript {
     encoding: String,
     accepted: Suggestion,
     typed_through: Suggestion,
+    /// Accepted after half of its first line was typed.
+    typed_half: Suggestion,
+    /// What was shown then.
+    rest: Option<String>,
+    /// Typed out, its first line.
+    typed_out: Suggestion,
     menu: Vec<String>,
     told: Vec<String>,
     plain_tab: String,
@@ -44,6 +50,7 @@ struct Suggestion {
     caret: (usize, usize),
     screen: Vec<String>,
     after: Vec<String>,
+    half: String,
 }
 
 impl Suggestion {
@@ -51,6 +58,10 @@ impl Suggestion {
     fn assert_accepted(&self) {
         let ghost = self.ghost.as_deref().expect("no ghost text appeared");
         assert!(!ghost.trim().is_empty(), "the ghost text is blank: {ghost:?}");
+        self.assert_inserted(ghost);
+    }
+
+    fn assert_inserted(&self, ghost: &str) {
         let mut expected = self.before.clone();
         let (row, column) = self.caret;
         expected[row - 1].insert_str(column, ghost);
@@ -113,6 +124,15 @@ fn a_neovim_user_sees_and_accepts_a_suggestion_and_is_offered_the_review() {
     seen.accepted.assert_on_screen();
     seen.accepted.assert_accepted();
     seen.typed_through.assert_accepted();
+
+    // Longer than what was shown first it may be; beginning otherwise it may not.
+    let rest = seen.rest.as_deref().expect("no ghost text after half of it was typed");
+    let whole = format!("{}{rest}", seen.typed_half.half);
+    let first = seen.typed_half.ghost.as_deref().unwrap_or_default();
+    assert!(whole.starts_with(first), "{first:?} became {whole:?} while it was typed");
+    seen.typed_half.assert_inserted(&whole);
+    let first_line = seen.typed_out.ghost.as_deref().unwrap_or_default().lines().next();
+    seen.typed_out.assert_inserted(first_line.expect("no ghost text appeared"));
 
     let review = seen.menu.iter().find(|title| title.starts_with("Review this function"));
     let review = review.unwrap_or_else(|| panic!("no review among the code actions {:?}", seen.menu));

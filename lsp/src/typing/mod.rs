@@ -114,6 +114,10 @@ impl Typing {
             }
         }
         state.drafts = kept;
+        if !state.rejections.is_empty() && !edit.bytes.is_empty() {
+            let removed = before.text.byte_slice(edit.bytes.clone());
+            state.rejections.forget_removed(&removed.to_string());
+        }
         if reactions.iter().any(|reaction| matches!(reaction, Reaction::Accepted(_))) {
             state.accepted = Some(Accepted { at_edit: state.edits, is_line: !edit.inserted.contains('\n') });
         }

@@ -15,6 +15,8 @@ pub(crate) struct Rejection {
     above: String,
     /// The line as it would have become, and what follows it in the suggestion.
     line: String,
+    /// What stood on the line before the suggestion.
+    before: usize,
     /// Bytes of the line that stood there at most. Somebody who types beyond that wants it after all.
     reached: usize,
 }
@@ -24,8 +26,12 @@ impl Rejection {
     pub(crate) fn new(document: &Rope, at: usize, text: &str, reached: usize) -> Self {
         let at = at.min(document.len_bytes());
         let before = line_before(document, at);
-        let reached = before.len() + reached;
-        Self { above: line_above(document, at), line: before + text, reached }
+        let (reached, length) = (before.len() + reached, before.len());
+        Self { above: line_above(document, at), line: before + text, before: length, reached }
+    }
+
+    fn before(&self) -> &str {
+        self.line[..self.before].trim()
     }
 }
 
@@ -36,9 +42,23 @@ pub(crate) struct Rejections {
 }
 
 impl Rejections {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.last.is_empty()
+    }
+
     pub(crate) fn add(&mut self, rejection: Rejection) {
         self.last.truncate(MAX_REJECTIONS - 1);
         self.last.push_front(rejection);
+    }
+
+    /// Forgets what was for lines that are taken away with `removed`: whoever writes such a line again has begun
+    /// anew.
+    pub(crate) fn forget_removed(&mut self, removed: &str) {
+        if removed.contains('\n') {
+            self.last.retain(|rejection| {
+                rejection.before().is_empty() || !removed.contains(rejection.before())
+            });
+        }
     }
 
     /// Whether `text` may be suggested at `caret`. It may not when the same lines were turned down there, or lines
@@ -89,6 +109,17 @@ mod tests {
         assert!(rejections.allow(&typed, at + 3, "(bar)"), "typed beyond");
         let elsewhere = Rope::from_str("def g():\n    x = ");
         assert!(rejections.allow(&elsewhere, at, "foo(bar)"));
+    }
+
+    #[test]
+    fn a_line_that_is_taken_away_takes_its_rejections_along() {
+        let mut rejections = Rejections::default();
+        let document = Rope::from_str("    x = ");
+        rejections.add(Rejection::new(&document, 8, "foo", 0));
+        rejections.forget_removed("x = foo");
+        assert!(!rejections.allow(&document, 8, "foo"), "within a line");
+        rejections.forget_removed("    x = foo\n");
+        assert!(rejections.allow(&document, 8, "foo"));
     }
 
     #[test]
