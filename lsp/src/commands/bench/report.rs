@@ -182,3 +182,68 @@ impl Report {
         text
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of random weights that were made on a GPU.
+    fn on_gpu() -> Report {
+        Report {
+            model: "synthetic 7b".into(),
+            weights: Some("random, speed only"),
+            backend: "cuda".into(),
+            threads: 2,
+            prompt: 512,
+            tokens: 128,
+            depth: 0,
+            batch: 4,
+            repeat: 1,
+            load_ms: 800.0,
+            ready_ms: 1_000.0,
+            prefill_tok_s: 20_000.0,
+            decode_tok_s: 750.0,
+            ttft_cold_ms: 25.0,
+            ttft_warm_ms: 2.5,
+            warm_cached_tokens: 512,
+            batch_tok_s: 2_800.0,
+            checkpoint_mb: None,
+            load_peak_rss_mb: None,
+            peak_rss_mb: None,
+            bytes_per_token: 5 << 30,
+            read_gb_s: 4_300.0,
+            copy_gb_s: Some(4_000.0),
+            bandwidth_share: 1.01,
+            best: Best {
+                prefill_tok_s: 20_000.0,
+                decode_tok_s: 750.0,
+                ttft_cold_ms: 25.0,
+                ttft_warm_ms: 2.5,
+                batch_tok_s: 2_800.0,
+            },
+        }
+    }
+
+    #[test]
+    fn what_a_gpu_made_up_was_not_read() {
+        let made_up = on_gpu().table();
+        assert!(
+            made_up.contains("no checkpoint") && made_up.contains("reading weights is not in it"),
+            "{made_up}"
+        );
+        let loaded = Report { checkpoint_mb: Some(5_600.0), ..on_gpu() }.table();
+        assert!(loaded.contains("checkpoint of 5600 MB") && !loaded.contains("not in it"), "{loaded}");
+    }
+
+    #[test]
+    fn a_gpu_s_share_is_of_its_copies() {
+        let table = on_gpu().table();
+        assert!(table.contains("101 % of what a copy reaches, which also writes"), "{table}");
+        assert!(table.contains("4300 GB/s") && table.contains("copying 4000 GB/s"), "{table}");
+        let processor = Report { copy_gb_s: None, bandwidth_share: 0.9, ..on_gpu() }.table();
+        assert!(
+            processor.contains("90 % of what memory gives") && processor.contains("2 threads"),
+            "{processor}"
+        );
+    }
+}
