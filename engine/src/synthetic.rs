@@ -188,19 +188,44 @@ impl Planned {
 }
 
 /// Random values as a pattern of eight bytes: random bits where `random` has ones, added to `base`.
+///
+/// Matrices are scaled by the root of their input width, so that every layer's output is of the size of
+/// its input, and the head so that logits spread over a few units.
 #[derive(Clone, Copy)]
-struct Values {
+pub(crate) struct Values {
     random: u64,
     base: u64,
 }
 
 impl Values {
     /// Int4 weights, uniform in `0..=15`.
-    const QUANTIZED: Self = Self { random: u64::MAX, base: 0 };
+    pub(crate) const QUANTIZED: Self = Self { random: u64::MAX, base: 0 };
     /// Zero points 7 and 8, so that the weights' mean is zero.
-    const ZERO_POINTS: Self = Self { random: 0x1111_1111_1111_1111, base: 0x7777_7777_7777_7777 };
+    pub(crate) const ZERO_POINTS: Self = Self { random: 0x1111_1111_1111_1111, base: 0x7777_7777_7777_7777 };
     /// Ones in fp16.
     const ONES: Self = Self { random: 0, base: 0x3c00_3c00_3c00_3c00 };
+
+    /// fp16 weights of a layer's matrix.
+    pub(crate) fn weights(input: usize) -> Self {
+        Self::signed(1.0 / (input as f64).sqrt())
+    }
+
+    /// fp16 scales of a layer's quantized matrix.
+    pub(crate) fn scales(input: usize) -> Self {
+        // Of `q - z` with q uniform in 0..=15 and z 7 or 8.
+        let quantized_rms = 21.5f64.sqrt();
+        Self::positive(1.0 / (input as f64).sqrt() / quantized_rms)
+    }
+
+    /// fp16 weights of the head and of the embedding.
+    pub(crate) fn head(hidden: usize) -> Self {
+        Self::signed(2.0 / (hidden as f64).sqrt())
+    }
+
+    /// fp16 biases.
+    pub(crate) fn biases() -> Self {
+        Self::signed(0.02)
+    }
 
     /// fp16 of random mantissa within one power of two, the one whose root mean square is nearest `rms`.
     fn positive(rms: f64) -> Self {
@@ -216,7 +241,8 @@ impl Values {
         Self { random: positive.random | 0x8000_8000_8000_8000, ..positive }
     }
 
-    fn fill(self, seed: u64, bytes: &mut [u8]) {
+    /// Fills `bytes` with values, the same for the same seed.
+    pub(crate) fn fill(self, seed: u64, bytes: &mut [u8]) {
         let mut random = fastrand::Rng::with_seed(seed);
         let mut next = || ((random.u64(..) & self.random) + self.base).to_le_bytes();
         let (words, rest) = bytes.as_chunks_mut::<8>();
@@ -228,9 +254,6 @@ impl Values {
 }
 
 /// The tensors of a model in the order of the forward pass.
-///
-/// Matrices are scaled by the root of their input width, so that every layer's output is of the size of
-/// its input, and the head so that logits spread over a few units.
 fn plan(config: &ModelConfig) -> Vec<Planned> {
     let (hidden, inner) = (config.hidden_size, config.intermediate_size);
     let (q_width, kv_width) = (config.q_width(), config.kv_width());
@@ -238,14 +261,14 @@ fn plan(config: &ModelConfig) -> Vec<Planned> {
     let mut half = |name: String, shape: &[usize], values| {
         tensors.push(Planned { name, dtype: Dtype::F16, shape: shape.into(), values });
     };
-    let head = Values::signed(2.0 / (hidden as f64).sqrt());
+    let head = Values::head(hidden);
     half("model.embed_tokens.weight".into(), &[config.vocab_size, hidden], head);
     for layer in 0..config.num_layers {
         let prefix = format!("model.layers.{layer}");
         half(format!("{prefix}.input_layernorm.weight"), &[hidden], Values::ONES);
         if config.qkv_bias() {
             for (name, output) in [("q_proj", q_width), ("k_proj", kv_width), ("v_proj", kv_width)] {
-                half(format!("{prefix}.self_attn.{name}.bias"), &[output], Values::signed(0.02));
+                half(format!("{prefix}.self_attn.{name}.bias"), &[output], Values::biases());
             }
         }
         if config.qk_norm() {
@@ -283,17 +306,14 @@ fn plan_linear(config: &ModelConfig, prefix: &str, input: usize, output: usize) 
         shape: shape.into(),
         values,
     };
-    let rms = 1.0 / (input as f64).sqrt();
     let Some(group_size) = config.awq_group_size else {
-        return vec![planned("weight", Dtype::F16, [output, input], Values::signed(rms))];
+        return vec![planned("weight", Dtype::F16, [output, input], Values::weights(input))];
     };
     let (groups, words) = (input / group_size, output / COLUMNS_PER_WORD);
-    // Of `q - z` with q uniform in 0..=15 and z 7 or 8.
-    let quantized_rms = 21.5f64.sqrt();
     vec![
         planned("qweight", Dtype::I32, [input, words], Values::QUANTIZED),
         planned("qzeros", Dtype::I32, [groups, words], Values::ZERO_POINTS),
-        planned("scales", Dtype::F16, [groups, output], Values::positive(rms / quantized_rms)),
+        planned("scales", Dtype::F16, [groups, output], Values::scales(input)),
     ]
 }
 

@@ -32,6 +32,29 @@ KERNEL(machine_read_memory, ReadMemoryParams, 256, 4) {
     let_next_kernel_start();
 }
 
+struct CopyMemoryParams {
+    const u8* from;
+    u8* to;
+    u64 bytes;  // A multiple of threads * 16 * READS.
+};
+
+// Copies everything once, in the order in which `machine_read_memory` reads.
+KERNEL(machine_copy_memory, CopyMemoryParams, 256, 4) {
+    wait_for_previous_kernel();
+    u64 piece = u64(block_threads()) * 16 * READS;
+    for (u64 at = block_x() * piece; at < p.bytes; at += grid_x() * piece) {
+        u64 first = at + u64(thread_index()) * 16;
+        Words4 words[READS];
+        for (u32 i = 0; i < READS; i++) {
+            words[i] = load_weights(p.from + first + u64(i) * block_threads() * 16);
+        }
+        for (u32 i = 0; i < READS; i++) {
+            *reinterpret_cast<Words4*>(p.to + first + u64(i) * block_threads() * 16) = words[i];
+        }
+    }
+    let_next_kernel_start();
+}
+
 // Independent accumulators per warp: enough to keep the tensor cores' pipeline full.
 constexpr u32 ACCUMULATORS = 8;
 

@@ -10,11 +10,13 @@
 //! - [`attention`]: paged attention, split over the keys, with grouped heads packed into rows.
 //! - [`elementwise`]: embedding, norms, rotary positions and the KV append.
 //! - [`sampling`]: logits to a token.
-//! - [`machine`]: how fast the card itself reads and multiplies.
+//! - [`machine`]: how fast the card itself reads, copies and multiplies.
 //! - [`image`]: the kernels that this program carries, compiled or as sources.
+//! - [`card`]: what is said of a card, and to it.
 //! - `driver`: the CUDA driver as a device, where there are CUDA drivers.
 
 pub mod attention;
+pub mod card;
 pub mod device;
 #[cfg(all(feature = "driver", any(target_os = "linux", target_os = "windows")))]
 pub mod driver;

@@ -6,8 +6,8 @@ use crate::device::{Buffer, Device, DeviceError, Launch};
 
 const THREADS: u32 = 256;
 
-/// Bytes that a block reads at a time.
-const READ_PIECE: usize = THREADS as usize * 16 * 8;
+/// Bytes that a block reads or copies at a time.
+const PIECE: usize = THREADS as usize * 16 * 8;
 
 /// How often a recording is run for a time.
 const RUNS: usize = 21;
@@ -17,6 +17,8 @@ const RUNS: usize = 21;
 pub struct Rates {
     /// Bytes read per second, every byte once.
     pub read: f64,
+    /// Bytes per second of a copy within the card's memory: those that are read and those that are written.
+    pub copy: f64,
     /// Operations per second of 16-bit matrix products in registers, a multiplication and an addition being two.
     pub matrix: f64,
 }
@@ -24,7 +26,7 @@ pub struct Rates {
 /// How much [`measure`] does.
 #[derive(Clone, Copy, Debug)]
 pub struct Effort {
-    /// Bytes that are read: many times what the caches hold.
+    /// Bytes that are read, and half of them copied to the other half: many times what the caches hold.
     pub bytes: usize,
     /// Rounds of products.
     pub rounds: u32,
@@ -53,6 +55,12 @@ pub fn measure(device: &mut dyn Device, effort: Effort) -> Result<Rates, DeviceE
         read_bytes = read_memory(device, memory, sink.slice(0, 4))?;
         Ok(())
     })?;
+    let half = effort.bytes / 2 / PIECE * PIECE;
+    let mut copied_bytes = 0;
+    let copy_us = median_us(device, |device| {
+        copied_bytes = copy_memory(device, memory.slice(0, half), memory.slice(half, half))?;
+        Ok(())
+    })?;
     let mut operations = 0.0;
     // Halves near one, of both signs.
     let multiply_us = median_us(device, |device| {
@@ -62,7 +70,11 @@ pub fn measure(device: &mut dyn Device, effort: Effort) -> Result<Rates, DeviceE
     for buffer in [memory, sink, from] {
         device.free(buffer);
     }
-    Ok(Rates { read: read_bytes as f64 / read_us * 1e6, matrix: operations / multiply_us * 1e6 })
+    Ok(Rates {
+        read: read_bytes as f64 / read_us * 1e6,
+        copy: copied_bytes as f64 / copy_us * 1e6,
+        matrix: operations / multiply_us * 1e6,
+    })
 }
 
 /// Median time in microseconds of what `work` launches, run as one recording.
@@ -104,6 +116,14 @@ struct ReadMemoryParams {
 
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
+struct CopyMemoryParams {
+    from: u64,
+    to: u64,
+    bytes: u64,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
 struct MultiplyParams {
     sink: u64,
     rounds: u32,
@@ -127,10 +147,10 @@ struct RepeatParams {
 /// # Errors
 /// When the device failed.
 pub fn read_memory(device: &mut dyn Device, from: Buffer, sink: Buffer) -> Result<usize, DeviceError> {
-    let bytes = from.bytes() / READ_PIECE * READ_PIECE;
+    let bytes = from.bytes() / PIECE * PIECE;
     let params =
         ReadMemoryParams { from: from.address(), sink: sink.address(), bytes: bytes as u64, written: 1 };
-    let blocks = (8 * device.properties().multiprocessors).min((bytes / READ_PIECE) as u32).max(1);
+    let blocks = streaming_blocks(device, bytes);
     device.launch(&Launch {
         kernel: "machine_read_memory",
         grid: [blocks, 1, 1],
@@ -140,6 +160,32 @@ pub fn read_memory(device: &mut dyn Device, from: Buffer, sink: Buffer) -> Resul
         overlap: false,
     })?;
     Ok(bytes)
+}
+
+/// Copies the whole pieces of 32 KB in `from` to the front of `to`; returns how many bytes are read and written
+/// together.
+///
+/// # Errors
+/// When the device failed.
+pub fn copy_memory(device: &mut dyn Device, from: Buffer, to: Buffer) -> Result<usize, DeviceError> {
+    let bytes = from.bytes() / PIECE * PIECE;
+    assert!(to.bytes() >= bytes, "there is no room for the copy");
+    let params = CopyMemoryParams { from: from.address(), to: to.address(), bytes: bytes as u64 };
+    let blocks = streaming_blocks(device, bytes);
+    device.launch(&Launch {
+        kernel: "machine_copy_memory",
+        grid: [blocks, 1, 1],
+        threads: THREADS,
+        shared_bytes: 0,
+        params: Launch::params(&params),
+        overlap: false,
+    })?;
+    Ok(2 * bytes)
+}
+
+/// Blocks that stream through so many bytes: several for a multiprocessor, none without a piece.
+fn streaming_blocks(device: &dyn Device, bytes: usize) -> u32 {
+    (8 * device.properties().multiprocessors).min((bytes / PIECE) as u32).max(1)
 }
 
 /// Bytes of `sink` that [`multiply`] wants.

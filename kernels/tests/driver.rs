@@ -4,8 +4,9 @@
 
 #![cfg(all(feature = "driver", any(target_os = "linux", target_os = "windows")))]
 
+use redstart_kernels::card::Urgency;
 use redstart_kernels::device::{Device, DeviceError, Launch, MARKS, Mark};
-use redstart_kernels::driver::{CudaDevice, DeviceChoice, OpenError, Urgency, probe};
+use redstart_kernels::driver::{CudaDevice, DeviceChoice, OpenError, probe};
 use redstart_kernels::image;
 
 #[expect(clippy::print_stdout, reason = "a skipped test says why")]

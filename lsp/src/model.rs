@@ -18,7 +18,7 @@ use redstart_plugins::{Assembler, Tokenize};
 use serde::Deserialize;
 use tokio::sync::watch;
 
-use crate::backend::{self, Placed};
+use crate::backend::{self, Placed, Weights};
 use crate::chat;
 use crate::embedded;
 use crate::plugins::{PluginFiles, Plugins};
@@ -352,26 +352,27 @@ pub fn load_engine(source: &ModelSource, options: &RunOptions) -> Result<(Engine
 
 /// A model whose files are open and whose weights no backend has yet.
 pub struct OpenModel {
-    /// Configuration and tensors.
-    pub checkpoint: Checkpoint,
+    /// Its weights, or what they will be made up from.
+    pub weights: Weights,
     source: ModelSource,
     tokenizer: Option<Arc<Tokenizer>>,
     files: ModelFiles,
 }
 
 impl OpenModel {
-    /// Opens the files, or makes up the weights of a synthetic model.
+    /// Opens the files. A synthetic model has none.
     ///
     /// # Errors
     /// A message for the user.
     pub fn open(source: &ModelSource) -> Result<Self, String> {
         let files = ModelFiles::new(source);
-        let checkpoint = match source {
+        let weights = match source {
             ModelSource::Embedded => {
                 Checkpoint::from_static(embedded::NAME, embedded::CONFIG, embedded::WEIGHTS)
+                    .map(Weights::Checkpoint)
             }
-            ModelSource::Directory(directory) => Checkpoint::open(directory),
-            ModelSource::Synthetic(model) => Checkpoint::synthetic(*model, SYNTHETIC_SEED),
+            ModelSource::Directory(directory) => Checkpoint::open(directory).map(Weights::Checkpoint),
+            ModelSource::Synthetic(model) => Ok(Weights::Synthetic(*model)),
         }
         .map_err(|error| source.explain(&error))?;
         let tokenizer = match files.read("tokenizer.json") {
@@ -382,7 +383,7 @@ impl OpenModel {
             }
             None => None,
         };
-        Ok(Self { checkpoint, source: source.clone(), tokenizer, files })
+        Ok(Self { weights, source: source.clone(), tokenizer, files })
     }
 
     /// Makes the weights ready to compute with. The files are closed afterwards.
@@ -390,11 +391,9 @@ impl OpenModel {
     /// # Errors
     /// A message for the user.
     pub fn load(self, options: &RunOptions) -> Result<LoadedBackend, String> {
-        let started = Instant::now();
-        let placed = backend::place(&self.checkpoint, &self.source, options)
+        let placed = backend::place(&self.weights, &self.source, options)
             .map_err(|error| self.source.explain(&error))?;
-        let load_time = started.elapsed();
-        let config = self.checkpoint.config();
+        let config = self.weights.config();
         let info = ModelInfo {
             name: self.source.name(),
             description: placed.backend.name(),
@@ -402,8 +401,8 @@ impl OpenModel {
             vocab_size: config.vocab_size,
             tokenizer: self.tokenizer,
         };
-        let eos_token_ids = config.eos_token_ids.clone();
-        Ok(LoadedBackend { placed, info, load_time, source: self.source, eos_token_ids, files: self.files })
+        let eos_token_ids = config.eos_token_ids;
+        Ok(LoadedBackend { placed, info, source: self.source, eos_token_ids, files: self.files })
     }
 }
 
@@ -413,8 +412,6 @@ pub struct LoadedBackend {
     pub placed: Placed,
     /// Describes the model.
     pub info: ModelInfo,
-    /// From the open files to the backend.
-    pub load_time: Duration,
     source: ModelSource,
     eos_token_ids: Vec<u32>,
     files: ModelFiles,

@@ -1,11 +1,12 @@
 //! The machine's GPU, by way of the CUDA driver, where there are CUDA drivers.
 
+pub use redstart_kernels::card::{CardInfo, KernelOrigin, Urgency};
 use redstart_kernels::device::Device;
 
 #[cfg(any(target_os = "linux", target_os = "windows"))]
-pub use redstart_kernels::driver::{CardInfo, KernelOrigin, NoCuda, OpenError, Urgency, probe};
+pub use redstart_kernels::driver::{NoCuda, OpenError, probe};
 #[cfg(not(any(target_os = "linux", target_os = "windows")))]
-pub use without_driver::{CardInfo, KernelOrigin, NoCuda, OpenError, Urgency, probe};
+pub use without_driver::{NoCuda, OpenError, probe};
 
 /// Opens the card with the most free memory. `urgency` decides who goes first where two models share it.
 ///
@@ -25,7 +26,7 @@ pub use without_driver::open;
 
 #[cfg(not(any(target_os = "linux", target_os = "windows")))]
 mod without_driver {
-    use super::Device;
+    use super::{CardInfo, Device, Urgency};
 
     /// Why no card can be used.
     #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -34,38 +35,6 @@ mod without_driver {
 
     /// Why no card was opened.
     pub type OpenError = NoCuda;
-
-    /// A card that can be used.
-    #[derive(Clone, Debug, PartialEq, Eq)]
-    pub struct CardInfo {
-        /// Its name.
-        pub name: String,
-        /// Compute capability, major and minor.
-        pub compute_capability: (u32, u32),
-        /// Device memory in bytes, all of it.
-        pub memory_bytes: u64,
-        /// Where its kernels come from.
-        pub kernels: KernelOrigin,
-    }
-
-    /// Where a card's kernels come from.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    pub enum KernelOrigin {
-        /// They were compiled when the program was built.
-        Embedded,
-        /// NVRTC compiles them at the first start.
-        Nvrtc(u32, u32),
-    }
-
-    /// Whose work goes first.
-    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-    pub enum Urgency {
-        /// This one's.
-        #[default]
-        First,
-        /// Everybody else's.
-        Yields,
-    }
 
     /// There is no card.
     ///

@@ -25,9 +25,9 @@ use redstart_kernels::linear::{
 use redstart_kernels::sampling::{self, Sampling};
 
 use super::buckets::StepShape;
+use super::model::{Embedding, Layer, Model};
 use super::scratch::{KvPool, Scratch};
 use super::step::StepArrays;
-use super::weights::{Embedding, Layer, Model};
 use crate::config::ModelConfig;
 
 /// What every step of a model works with.

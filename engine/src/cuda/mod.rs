@@ -27,8 +27,8 @@
 //!
 //! # What lies where
 //!
-//! [`card`] finds the GPU, [`weights`] packs the checkpoint into device memory, [`scratch`] holds what steps work in and the KV pool,
-//! [`memory`] says how large that may be, [`options`] what can be chosen, [`supported`] which models the
+//! [`card`] finds the GPU, [`model`] says which weights there are, [`weights`] packs a checkpoint's into device memory and
+//! [`synthetic`] makes random ones up there, [`scratch`] holds what steps work in and the KV pool, [`memory`] says how large that may be, [`options`] what can be chosen, [`supported`] which models the
 //! kernels know, and [`error`] what can go wrong.
 //!
 //! # What is promised
@@ -42,10 +42,12 @@ mod card;
 mod error;
 mod forward;
 mod memory;
+mod model;
 mod options;
 mod scratch;
 mod step;
 mod supported;
+mod synthetic;
 mod weights;
 
 use std::collections::VecDeque;
@@ -59,6 +61,7 @@ pub use error::{CudaError, PoolTooSmall};
 use forward::{Forward, HeadRows};
 pub use memory::DEFAULT_TOKENS;
 use memory::PoolRequest;
+use model::Model;
 pub use options::{CudaOptions, HeadFormat, KvFormat, WeightFormat};
 use redstart_kernels::attention::AttentionShape;
 use redstart_kernels::device::{Device, DeviceError, Mark, Pinned};
@@ -66,7 +69,7 @@ use redstart_kernels::sampling::{self, Status};
 use scratch::{HEAD_ROWS, KvPool, Scratch};
 use step::{Layout, MAX_SEQUENCES};
 use supported::check_supported;
-use weights::Model;
+pub use synthetic::random_matrix;
 
 use crate::backend::{Backend, BackendError, DeviceSteps, MAX_STARTED};
 use crate::checkpoint::Checkpoint;
@@ -125,14 +128,42 @@ impl CudaBackend {
     /// fit.
     pub fn new(
         checkpoint: &Checkpoint,
-        mut device: Box<dyn Device>,
+        device: Box<dyn Device>,
         options: CudaOptions,
     ) -> Result<Self, CudaError> {
-        let config = checkpoint.config().clone();
+        Self::with_weights(checkpoint.config(), device, options, |device, options, positions| {
+            weights::load(checkpoint, device, options, positions)
+        })
+    }
+
+    /// Makes random weights up on the device, in a model's shapes and a loaded model's layout: to measure speed
+    /// with. The same seed makes the same weights, other ones than a synthetic checkpoint's.
+    ///
+    /// # Errors
+    /// When the kernels have no variant for the model, an option does not go with it, or it does not fit.
+    pub fn synthetic(
+        config: &ModelConfig,
+        seed: u64,
+        device: Box<dyn Device>,
+        options: CudaOptions,
+    ) -> Result<Self, CudaError> {
+        Self::with_weights(config, device, options, |device, options, positions| {
+            synthetic::make(config, seed, device, options, positions)
+        })
+    }
+
+    /// All but the weights, which `make` puts on the device, with a rotary table for so many positions.
+    fn with_weights(
+        config: &ModelConfig,
+        mut device: Box<dyn Device>,
+        options: CudaOptions,
+        make: impl FnOnce(&mut dyn Device, &CudaOptions, usize) -> Result<Model, CudaError>,
+    ) -> Result<Self, CudaError> {
+        let config = config.clone();
         check_supported(&config).map_err(CudaError::Unsupported)?;
         let max_model_len =
             options.max_model_len.unwrap_or(DEFAULT_TOKENS).min(config.max_position_embeddings);
-        let model = Model::load(checkpoint, &mut *device, &options, max_model_len)?;
+        let model = make(&mut *device, &options, max_model_len)?;
         let attention = AttentionShape {
             heads: config.num_heads as u32,
             kv_heads: config.num_kv_heads as u32,

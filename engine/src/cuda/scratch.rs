@@ -7,8 +7,8 @@ use redstart_kernels::linear::{self, STREAM_ROWS, ScratchSize};
 use redstart_kernels::sampling;
 
 use super::buckets::ShapeRules;
+use super::model::Model;
 use super::step::Layout;
-use super::weights::Model;
 use crate::config::ModelConfig;
 use crate::step_plan::BLOCK_SIZE;
 

@@ -1,9 +1,8 @@
-//! A checkpoint in device memory.
+//! From a checkpoint to device memory.
 //!
-//! Matrices that read the same input become one: queries, keys and values; gate and up. They are packed into
-//! the kernels' layout on the host, by all cores, a few megabytes at a time: while one piece is copied to the
-//! card the next is being packed, and what the checkpoint's file took of memory is given back as it is used
-//! up. So loading costs little host memory whatever the size of the model.
+//! Matrices are packed into the kernels' layout on the host, by all cores, a few megabytes at a time: while one
+//! piece is copied to the card the next is being packed, and what the checkpoint's file took of memory is given
+//! back as it is used up. So loading costs little host memory whatever the size of the model.
 
 use std::ops::Range;
 
@@ -17,7 +16,8 @@ use redstart_kernels::linear::{
 use safetensors::tensor::Dtype;
 
 use super::error::CudaError;
-use super::options::{CudaOptions, HeadFormat, WeightFormat};
+use super::model::{Model, WeightSource, head_format, layer_format, upload_floats};
+use super::options::{CudaOptions, WeightFormat};
 use crate::awq::{AwqLinear, COLUMNS_PER_WORD};
 use crate::checkpoint::{Checkpoint, CheckpointError, LinearWeights, Tensor};
 use crate::config::ModelConfig;
@@ -28,82 +28,20 @@ const HEAD: &str = "lm_head";
 /// Bytes that are packed before they are copied; there are two such buffers.
 const STAGING_BYTES: usize = 32 << 20;
 
-/// All weights of a model.
-pub(super) struct Model {
-    pub(super) embedding: Embedding,
-    pub(super) layers: Vec<Layer>,
-    /// fp32 `[hidden]`, like all norms.
-    pub(super) final_norm: Buffer,
-    pub(super) head: Linear,
-    /// fp32 `[position][head_dim / 2][cosine, sine]`.
-    pub(super) rotary: Buffer,
-}
-
-/// Where tokens become vectors.
-pub(super) enum Embedding {
-    /// fp16 `[vocabulary][hidden]`.
-    Table(Buffer),
-    /// The output head, in the format it has.
-    Head,
-}
-
-/// One layer of the transformer.
-pub(super) struct Layer {
-    pub(super) attention_norm: Buffer,
-    pub(super) qkv: Linear,
-    /// fp32, one for each of its outputs.
-    pub(super) qkv_bias: Option<Buffer>,
-    /// Norms of query and of key heads, `[head_dim]`.
-    pub(super) qk_norms: Option<(Buffer, Buffer)>,
-    pub(super) o: Linear,
-    pub(super) feed_forward_norm: Buffer,
-    pub(super) gate_up: Linear,
-    pub(super) down: Linear,
-}
-
-impl Model {
-    /// Loads a model with a rotary table for `positions` positions.
-    ///
-    /// # Errors
-    /// When tensors are missing or damaged, an option does not go with them, or memory runs out.
-    pub(super) fn load(
-        checkpoint: &Checkpoint,
-        device: &mut dyn Device,
-        options: &CudaOptions,
-        positions: usize,
-    ) -> Result<Self, CudaError> {
-        let config = checkpoint.config();
-        let mut loader = Loader::new(checkpoint, device, options);
-        let layers =
-            (0..config.num_layers).map(|index| loader.layer(index)).collect::<Result<Vec<_>, CudaError>>()?;
-        let final_norm = loader.vector("model.norm.weight", config.hidden_size)?;
-        let embedding =
-            if config.tie_word_embeddings { Embedding::Head } else { Embedding::Table(loader.table()?) };
-        let head = loader.head()?;
-        let rotary = loader.floats(&rotary_table(config, positions), "the rotary table")?;
-        loader.finish()?;
-        Ok(Self { embedding, layers, final_norm, head, rotary })
-    }
-
-    /// All different matrices' shapes, each layer's and the head's.
-    pub(super) fn specs(&self) -> impl Iterator<Item = LinearSpec> {
-        let layers = self.layers.iter().flat_map(|layer| [&layer.qkv, &layer.o, &layer.gate_up, &layer.down]);
-        layers.chain([&self.head]).map(|linear| linear.spec)
-    }
-}
-
-/// Cosines and sines of every position, computed in float64.
-fn rotary_table(config: &ModelConfig, positions: usize) -> Vec<f32> {
-    let head_dim = config.head_dim as f64;
-    let frequencies: Vec<f64> =
-        (0..config.head_dim / 2).map(|i| config.rope_theta.powf(-2.0 * i as f64 / head_dim)).collect();
-    let turn = |position: usize| {
-        frequencies.iter().flat_map(move |frequency| {
-            let (sin, cos) = (position as f64 * frequency).sin_cos();
-            [cos as f32, sin as f32]
-        })
-    };
-    (0..positions).flat_map(turn).collect()
+/// Loads a model with a rotary table for `positions` positions.
+///
+/// # Errors
+/// When tensors are missing or damaged, an option does not go with them, or memory runs out.
+pub(super) fn load(
+    checkpoint: &Checkpoint,
+    device: &mut dyn Device,
+    options: &CudaOptions,
+    positions: usize,
+) -> Result<Model, CudaError> {
+    let mut loader = Loader::new(checkpoint, device, options);
+    let model = Model::assemble(checkpoint.config(), &mut loader, positions)?;
+    loader.finish()?;
+    Ok(model)
 }
 
 /// Takes a checkpoint's tensors to the device one after the other.
@@ -134,96 +72,19 @@ impl<'a> Loader<'a> {
         }
     }
 
-    fn layer(&mut self, index: usize) -> Result<Layer, CudaError> {
-        let config = self.checkpoint.config();
-        let (hidden, inner, head_dim) = (config.hidden_size, config.intermediate_size, config.head_dim);
-        let (q_width, kv_width) = (config.q_width(), config.kv_width());
-        let name = |part: &str| format!("model.layers.{index}.{part}");
-        let qkv = [("q_proj", q_width), ("k_proj", kv_width), ("v_proj", kv_width)]
-            .map(|(part, output)| (name(&format!("self_attn.{part}")), output));
-        // Where heads are normed first, the rotation is a kernel of its own and wants them in order.
-        let pairing = if config.qk_norm() {
-            Pairing::Plain
-        } else {
-            Pairing::Qkv { heads: config.num_heads, kv_heads: config.num_kv_heads, head_dim }
-        };
-        let qk_norms = if config.qk_norm() {
-            let [q, k] = ["q_norm", "k_norm"]
-                .map(|norm| self.vector(&name(&format!("self_attn.{norm}.weight")), head_dim));
-            Some((q?, k?))
-        } else {
-            None
-        };
-        Ok(Layer {
-            attention_norm: self.vector(&name("input_layernorm.weight"), hidden)?,
-            qkv_bias: if config.qkv_bias() { Some(self.biases(&qkv)?) } else { None },
-            qkv: self.linear(&qkv, hidden, pairing)?,
-            qk_norms,
-            o: self.linear(&[(name("self_attn.o_proj"), hidden)], q_width, Pairing::Plain)?,
-            feed_forward_norm: self.vector(&name("post_attention_layernorm.weight"), hidden)?,
-            gate_up: self.linear(
-                &[(name("mlp.gate_proj"), inner), (name("mlp.up_proj"), inner)],
-                hidden,
-                Pairing::Gated,
-            )?,
-            down: self.linear(&[(name("mlp.down_proj"), hidden)], inner, Pairing::Plain)?,
-        })
-    }
-
-    /// The output head: the embedding's table where they are tied.
-    fn head(&mut self) -> Result<Linear, CudaError> {
-        let ModelConfig { vocab_size, hidden_size, tie_word_embeddings, .. } = *self.checkpoint.config();
-        let prefix = if tie_word_embeddings { TABLE } else { HEAD };
-        let weights = self.checkpoint.linear(prefix, hidden_size, vocab_size)?;
-        let format = match (weights, self.options.head) {
-            // Four bits already.
-            (LinearWeights::Awq(awq), _) if !tie_word_embeddings => Format::Int4 { group: awq.group_size },
-            (_, HeadFormat::F16) => Format::F16,
-            (_, HeadFormat::Int8) => Format::Int8,
-        };
-        let spec = LinearSpec { format, input: hidden_size, output: vocab_size, pairing: Pairing::Plain };
-        self.pack(prefix, spec, vec![weights])
-    }
-
-    /// Matrices `(name, outputs)` of the same input, side by side.
-    fn linear(
-        &mut self,
-        parts: &[(String, usize)],
-        input: usize,
-        pairing: Pairing,
-    ) -> Result<Linear, CudaError> {
-        let weights = parts
-            .iter()
-            .map(|(name, output)| self.checkpoint.linear(name, input, *output))
-            .collect::<Result<Vec<_>, _>>()?;
-        let format = self.format(&parts[0].0, &weights)?;
-        let output = parts.iter().map(|(_, output)| output).sum();
-        let linear = self.pack(&parts[0].0, LinearSpec { format, input, output, pairing }, weights)?;
-        for (name, _) in parts {
-            // SAFETY: the slices into these tensors are gone, and nothing else reads them.
-            unsafe { self.checkpoint.release(name) };
-        }
-        Ok(linear)
-    }
-
     /// The format of a layer's weights. Parts that are not quantized alike become fp16 together.
     fn format(&self, name: &str, weights: &[LinearWeights<'_>]) -> Result<Format, CudaError> {
         let group = |weights: &LinearWeights<'_>| match weights {
             LinearWeights::Awq(awq) => Some(awq.group_size),
             LinearWeights::Dense(_) => None,
         };
-        let first = group(&weights[0]);
-        let any_quantized = weights.iter().any(|weights| group(weights).is_some());
-        match (self.options.weights, first) {
-            (WeightFormat::Fp8, _) if any_quantized => Err(CudaError::Unsupported(format!(
-                "--weights fp8 is for models with 16-bit weights, but {name} of {} is quantized to 4 bits already",
-                self.checkpoint.name()
-            ))),
-            (WeightFormat::Fp8, _) => Ok(Format::Fp8),
-            (WeightFormat::Checkpoint, Some(size)) if weights.iter().all(|part| group(part) == first) => {
-                Ok(Format::Int4 { group: size })
+        let alike = weights.iter().all(|part| group(part) == group(&weights[0]));
+        match self.options.weights {
+            WeightFormat::Checkpoint if !alike => Ok(Format::F16),
+            _ => {
+                let group = weights.iter().find_map(group);
+                layer_format(self.options, group, name, self.checkpoint.name())
             }
-            (WeightFormat::Checkpoint, _) => Ok(Format::F16),
         }
     }
 
@@ -263,33 +124,6 @@ impl<'a> Loader<'a> {
         }
         .map_err(wrong)?;
         Ok(Linear { spec, weights })
-    }
-
-    /// The embedding's table as fp16.
-    fn table(&mut self) -> Result<Buffer, CudaError> {
-        let ModelConfig { vocab_size, hidden_size, .. } = *self.checkpoint.config();
-        let name = format!("{TABLE}.weight");
-        let tensor = self.checkpoint.tensor(&name, &[vocab_size, hidden_size])?;
-        let rows = Rows::new(LinearWeights::Dense(tensor))?;
-        let table = self.device.allocate(2 * vocab_size * hidden_size, "the embedding table")?;
-        let filled = self.fill(table, 2 * hidden_size, |range, to| {
-            let mut row = vec![f16::ZERO; hidden_size];
-            for (output, to) in range.zip(to.chunks_exact_mut(2 * hidden_size)) {
-                rows.row_f16(output, &mut row);
-                if let Some(input) = row.iter().position(|weight| !weight.is_finite()) {
-                    return Err(PackError::OutOfRange { output, input, format: "fp16" });
-                }
-                for (to, weight) in to.as_chunks_mut::<2>().0.iter_mut().zip(&row) {
-                    *to = weight.to_le_bytes();
-                }
-            }
-            Ok(())
-        })?;
-        filled
-            .map_err(|error| CheckpointError::BadQuantization { tensor: name, detail: error.to_string() })?;
-        // SAFETY: it is copied, and nothing else reads it.
-        unsafe { self.checkpoint.release(TABLE) };
-        Ok(table)
     }
 
     /// Fills `to` with units of `unit` bytes (tiles, rows), which `make` makes some of at a time, on any
@@ -344,25 +178,83 @@ impl<'a> Loader<'a> {
             None => Ok(()),
         }
     }
+}
+
+impl WeightSource for Loader<'_> {
+    fn device(&mut self) -> &mut dyn Device {
+        self.device
+    }
 
     fn vector(&mut self, name: &str, length: usize) -> Result<Buffer, CudaError> {
         let values = self.checkpoint.tensor(name, &[length])?.to_f32()?;
-        self.floats(&values, name)
+        Ok(upload_floats(self.device, &values, name)?)
     }
 
-    /// The biases of several matrices, one after the other.
     fn biases(&mut self, parts: &[(String, usize)]) -> Result<Buffer, CudaError> {
         let mut values = Vec::new();
         for (name, output) in parts {
             values.extend(self.checkpoint.tensor(&format!("{name}.bias"), &[*output])?.to_f32()?);
         }
-        self.floats(&values, &parts[0].0)
+        Ok(upload_floats(self.device, &values, &parts[0].0)?)
     }
 
-    fn floats(&mut self, values: &[f32], what: &str) -> Result<Buffer, CudaError> {
-        let buffer = self.device.allocate(size_of_val(values), what)?;
-        self.device.upload(bytemuck::cast_slice(values), buffer)?;
-        Ok(buffer)
+    fn linear(
+        &mut self,
+        parts: &[(String, usize)],
+        input: usize,
+        pairing: Pairing,
+    ) -> Result<Linear, CudaError> {
+        let weights = parts
+            .iter()
+            .map(|(name, output)| self.checkpoint.linear(name, input, *output))
+            .collect::<Result<Vec<_>, _>>()?;
+        let format = self.format(&parts[0].0, &weights)?;
+        let output = parts.iter().map(|(_, output)| output).sum();
+        let linear = self.pack(&parts[0].0, LinearSpec { format, input, output, pairing }, weights)?;
+        for (name, _) in parts {
+            // SAFETY: the slices into these tensors are gone, and nothing else reads them.
+            unsafe { self.checkpoint.release(name) };
+        }
+        Ok(linear)
+    }
+
+    fn table(&mut self) -> Result<Buffer, CudaError> {
+        let ModelConfig { vocab_size, hidden_size, .. } = *self.checkpoint.config();
+        let name = format!("{TABLE}.weight");
+        let tensor = self.checkpoint.tensor(&name, &[vocab_size, hidden_size])?;
+        let rows = Rows::new(LinearWeights::Dense(tensor))?;
+        let table = self.device.allocate(2 * vocab_size * hidden_size, "the embedding table")?;
+        let filled = self.fill(table, 2 * hidden_size, |range, to| {
+            let mut row = vec![f16::ZERO; hidden_size];
+            for (output, to) in range.zip(to.chunks_exact_mut(2 * hidden_size)) {
+                rows.row_f16(output, &mut row);
+                if let Some(input) = row.iter().position(|weight| !weight.is_finite()) {
+                    return Err(PackError::OutOfRange { output, input, format: "fp16" });
+                }
+                for (to, weight) in to.as_chunks_mut::<2>().0.iter_mut().zip(&row) {
+                    *to = weight.to_le_bytes();
+                }
+            }
+            Ok(())
+        })?;
+        filled
+            .map_err(|error| CheckpointError::BadQuantization { tensor: name, detail: error.to_string() })?;
+        // SAFETY: it is copied, and nothing else reads it.
+        unsafe { self.checkpoint.release(TABLE) };
+        Ok(table)
+    }
+
+    fn head(&mut self) -> Result<Linear, CudaError> {
+        let ModelConfig { vocab_size, hidden_size, tie_word_embeddings, .. } = *self.checkpoint.config();
+        let prefix = if tie_word_embeddings { TABLE } else { HEAD };
+        let weights = self.checkpoint.linear(prefix, hidden_size, vocab_size)?;
+        let format = match weights {
+            // Four bits already.
+            LinearWeights::Awq(awq) if !tie_word_embeddings => Format::Int4 { group: awq.group_size },
+            _ => head_format(self.options),
+        };
+        let spec = LinearSpec { format, input: hidden_size, output: vocab_size, pairing: Pairing::Plain };
+        self.pack(prefix, spec, vec![weights])
     }
 }
 
@@ -410,12 +302,6 @@ impl<'a> Rows<'a> {
     /// The bytes of an output of a tensor whose elements have `size` bytes.
     fn bytes<'t>(&self, tensor: &Tensor<'t>, output: usize, size: usize) -> &'t [u8] {
         &tensor.bytes[output * self.input * size..][..self.input * size]
-    }
-
-    /// What an output's largest weight is in e4m3 of this scale.
-    fn fp8_scale(row: &[f32]) -> f32 {
-        let largest = row.iter().fold(0f32, |largest, weight| largest.max(weight.abs()));
-        if largest > 0.0 { largest / float8::MAX } else { 1.0 }
     }
 }
 
@@ -477,17 +363,28 @@ impl Fp8Source for Rows<'_> {
     }
 
     fn row(&self, output: usize, to: &mut [u8]) {
-        let mut row = vec![0.0; to.len()];
-        DenseSource::row(self, output, &mut row);
-        let inverse = Self::fp8_scale(&row).recip();
-        for (to, weight) in to.iter_mut().zip(row) {
-            *to = float8::from_f32(weight * inverse);
-        }
+        round_to_fp8(self, output, to);
     }
 
     fn scale(&self, output: usize) -> f32 {
         let mut row = vec![0.0; self.input];
         DenseSource::row(self, output, &mut row);
-        Self::fp8_scale(&row)
+        fp8_scale(&row)
+    }
+}
+
+/// The scale with which an output's largest weight is e4m3's largest number.
+pub(super) fn fp8_scale(row: &[f32]) -> f32 {
+    let largest = row.iter().fold(0f32, |largest, weight| largest.max(weight.abs()));
+    if largest > 0.0 { largest / float8::MAX } else { 1.0 }
+}
+
+/// An output's weights as e4m3 of its scale.
+pub(super) fn round_to_fp8(source: &impl DenseSource, output: usize, to: &mut [u8]) {
+    let mut row = vec![0.0; to.len()];
+    source.row(output, &mut row);
+    let inverse = fp8_scale(&row).recip();
+    for (to, weight) in to.iter_mut().zip(row) {
+        *to = float8::from_f32(weight * inverse);
     }
 }

@@ -3,16 +3,18 @@
 //! - [`accuracy`]: how far its log-probabilities are from the float64 reference, in every format and through
 //!   the engine.
 //! - [`steps`]: recorded and unrecorded steps, running ahead, drawing, and that a shape's bits do not change.
+//! - [`synthetic`]: weights made up on the device.
 //! - [`memory`]: what is said when something does not fit or the device is lost.
 //!
-//! A step of the smallest checkpoint takes some 20 ms here, of the others 100 to 400; prompts and outputs are
-//! as long as that allows.
+//! A step of the smallest checkpoint takes some 20 ms here, of the others 100 to 400, and a prompt of 700 tokens ten
+//! seconds or more; prompts and outputs are as long as that allows.
 
 mod accuracy;
 mod memory;
 #[path = "../reference/mod.rs"]
 mod reference;
 mod steps;
+mod synthetic;
 
 use redstart_engine::checkpoint::Checkpoint;
 use redstart_engine::cuda::{CudaBackend, CudaOptions};

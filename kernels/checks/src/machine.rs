@@ -10,6 +10,7 @@ pub fn cases() -> Vec<Case> {
     vec![
         Case { name: "machine repeat".into(), heavy: false, run: Box::new(repeat) },
         Case { name: "machine read".into(), heavy: false, run: Box::new(read) },
+        Case { name: "machine copy".into(), heavy: false, run: Box::new(copy) },
         Case { name: "machine multiply".into(), heavy: false, run: Box::new(multiply) },
     ]
 }
@@ -45,6 +46,26 @@ fn read(device: &mut dyn Device, seed: u64) -> Result<Measured, CheckError> {
     device.free(from);
     device.free(sink);
     Ok(exact(bytes == 64 << 10))
+}
+
+fn copy(device: &mut dyn Device, seed: u64) -> Result<Measured, CheckError> {
+    // Thirty-three pieces of 32 KB, more than a small device has blocks for, and some bytes that are no whole
+    // piece and stay as they are.
+    const COPIED: usize = 33 * (32 << 10);
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut content = vec![0; COPIED + 512];
+    random.fill(&mut content);
+    let (from, to) =
+        (device.allocate(content.len(), "an original")?, device.allocate(content.len(), "a copy")?);
+    device.upload(&content, from)?;
+    device.fill(to, 0xff)?;
+    let bytes = machine::copy_memory(device, from, to)?;
+    let mut found = vec![0; to.bytes()];
+    device.download(to, &mut found)?;
+    device.free(from);
+    device.free(to);
+    content[COPIED..].fill(0xff);
+    Ok(exact(bytes == 2 * COPIED && found == content))
 }
 
 fn multiply(device: &mut dyn Device, _: u64) -> Result<Measured, CheckError> {

@@ -117,6 +117,47 @@ fn sampling_overlapping() {
     overlapping(sampling::cases());
 }
 
+/// Real models' shapes, once: minutes each, so by hand (see `kernels/README.md`). A line for each case, as it ends.
+#[expect(clippy::print_stderr, reason = "whoever waits for minutes wants to see what is done")]
+#[track_caller]
+fn heavy(cases: Vec<Case>) {
+    let mut failures = Vec::new();
+    for case in cases.iter().filter(|case| case.heavy) {
+        let started = std::time::Instant::now();
+        let outcome = (case.run)(&mut HostDevice::new(Options::default()), 1);
+        let line = format!("{}: {outcome:?}, {:.0} s", case.name, started.elapsed().as_secs_f64());
+        eprintln!("{line}");
+        if !outcome.is_ok_and(|measured| measured.passes()) {
+            failures.push(line);
+        }
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+#[test]
+#[ignore = "minutes: cargo test -p redstart-kernels-shim --release --test checks -- --ignored --nocapture"]
+fn linear_heavy() {
+    heavy(linear::cases());
+}
+
+#[test]
+#[ignore = "minutes: cargo test -p redstart-kernels-shim --release --test checks -- --ignored --nocapture"]
+fn attention_heavy() {
+    heavy(attention::cases());
+}
+
+#[test]
+#[ignore = "minutes: cargo test -p redstart-kernels-shim --release --test checks -- --ignored --nocapture"]
+fn elementwise_heavy() {
+    heavy(elementwise::cases());
+}
+
+#[test]
+#[ignore = "minutes: cargo test -p redstart-kernels-shim --release --test checks -- --ignored --nocapture"]
+fn sampling_heavy() {
+    heavy(sampling::cases());
+}
+
 #[test]
 fn machine_in_every_order() {
     ascending(machine::cases());

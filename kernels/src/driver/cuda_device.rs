@@ -16,11 +16,12 @@ use cudarc::driver::sys::{
     CUlaunchConfig, CUresult, CUstream, CUstreamCaptureMode,
 };
 
-use super::cards::{self, CardInfo, DeviceChoice, Urgency};
+use super::cards::{self, DeviceChoice};
 use super::context::Context;
 use super::error::check;
 use super::kernels::Kernels;
 use super::library::NoCuda;
+use crate::card::{CardInfo, Urgency};
 use crate::device::{Buffer, Device, DeviceError, DeviceProperties, Graph, Launch, MARKS, Mark, Pinned};
 
 /// Why a card was not opened.

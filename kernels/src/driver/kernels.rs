@@ -6,9 +6,9 @@ use std::ffi::{CString, c_void};
 use cudarc::driver::sys::{self, CUfunction, CUfunction_attribute, CUjit_option, CUmodule, CUresult};
 
 use super::cache::{self, Cache};
-use super::cards::{CardInfo, KernelOrigin};
 use super::error::{check, describe};
 use super::nvrtc::{self, CompiledSource, Nvrtc, Target};
+use crate::card::{CardInfo, KernelOrigin};
 use crate::device::DeviceError;
 use crate::image::{self, Source};
 

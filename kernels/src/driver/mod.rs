@@ -20,6 +20,6 @@ mod kernels;
 mod library;
 mod nvrtc;
 
-pub use cards::{CardInfo, DeviceChoice, KernelOrigin, Urgency, probe};
+pub use cards::{DeviceChoice, probe};
 pub use cuda_device::{CudaDevice, OpenError};
 pub use library::NoCuda;

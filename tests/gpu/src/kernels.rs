@@ -8,11 +8,11 @@ use std::fmt::Write;
 
 use half::f16;
 use redstart_engine::config::ModelConfig;
+use redstart_engine::cuda::random_matrix;
 use redstart_kernels::attention::{self, Attention, AttentionShape, KvFormat, SequenceRows, Variant};
 use redstart_kernels::device::{Buffer, Device, DeviceError};
 use redstart_kernels::linear::{
-    self, DenseSource, Epilogue, Format, Input, Int4Source, Linear, LinearSpec, Pairing, QkvEpilogue,
-    Scratch, ScratchSize,
+    self, Epilogue, Format, Input, Linear, LinearSpec, Pairing, QkvEpilogue, Scratch, ScratchSize,
 };
 use redstart_kernels::machine::{self, Rates, median_us};
 
@@ -30,16 +30,24 @@ pub struct Row {
 }
 
 impl Row {
-    /// The least time in microseconds at the card's measured rates.
+    /// The time in microseconds that the card takes to copy as many bytes, or to multiply as much, whichever is longer.
     pub fn floor_us(&self, rates: &Rates) -> f64 {
-        1e6 * (self.bytes as f64 / rates.read).max(self.operations as f64 / rates.matrix)
+        1e6 * (self.bytes as f64 / rates.copy).max(self.operations as f64 / rates.matrix)
     }
 }
 
-/// The rows as a Markdown table.
+/// The card's rates, and the rows as a Markdown table.
 pub fn table(rows: &[Row], rates: &Rates) -> String {
-    let mut text =
-        String::from("| kernel | MB | GFLOP | floor | measured | share |\n|---|---|---|---|---|---|\n");
+    let mut text = format!(
+        "The card reads {:.0} GB/s, copies {:.0} GB/s (read and written bytes together) and multiplies {:.0} TFLOP/s\n\
+         with mma.sync. A floor is what copying as many bytes or multiplying as much would take, whichever is longer;\n\
+         a share is floor over time. Most kernels write next to nothing, and a card may read faster than it copies:\n\
+         then a share can be above 100 %.\n\n\
+         | kernel | MB | GFLOP | floor | measured | share |\n|---|---|---|---|---|---|\n",
+        rates.read / 1e9,
+        rates.copy / 1e9,
+        rates.matrix / 1e12
+    );
     for row in rows {
         let floor = row.floor_us(rates);
         // Writing to a String cannot fail.
@@ -119,27 +127,28 @@ impl<'a> Bench<'a> {
             let (input, output) = (config.hidden_size, config.vocab_size);
             (name, LinearSpec { format, input, output, pairing: Pairing::Plain })
         });
+        let mut seed = 0;
+        let mut random = |device: &mut dyn Device, spec: LinearSpec| {
+            seed += 1;
+            random_matrix(device, spec, seed)
+        };
+        let mut layers: Vec<[Linear; 4]> = Vec::new();
+        for _ in 0..config.num_layers {
+            let [qkv, o, gate_up, down] = specs.map(|spec| random(device, spec));
+            layers.push([qkv?, o?, gate_up?, down?]);
+        }
+        let mut heads = Vec::new();
+        for (name, spec) in head_specs {
+            heads.push((name, random(device, spec)?));
+        }
+        memory.extend(
+            layers.iter().flatten().chain(heads.iter().map(|(_, head)| head)).map(|linear| linear.weights),
+        );
         let mut take = |device: &mut dyn Device, bytes: usize| {
             let buffer = device.allocate(bytes, "measuring kernels")?;
             memory.push(buffer);
             Ok::<Buffer, DeviceError>(buffer)
         };
-        let mut layers = Vec::new();
-        for _ in 0..config.num_layers {
-            let mut layer = Vec::new();
-            for spec in specs {
-                let weights = take(device, spec.packed_bytes())?;
-                fill_with_weights(device, &spec, weights)?;
-                layer.push(Linear { spec, weights });
-            }
-            layers.push(layer.try_into().expect("four products"));
-        }
-        let mut heads = Vec::new();
-        for (name, spec) in head_specs {
-            let weights = take(device, spec.packed_bytes())?;
-            fill_with_weights(device, &spec, weights)?;
-            heads.push((name, Linear { spec, weights }));
-        }
 
         let widest = specs.iter().map(|spec| spec.input.max(spec.output)).max().expect("four");
         let mut size = ScratchSize::default();
@@ -354,60 +363,4 @@ fn specs(config: &ModelConfig) -> [LinearSpec; 4] {
         LinearSpec { format, input: hidden, output: 2 * inner, pairing: Pairing::Gated },
         LinearSpec { format, input: inner, output: hidden, pairing: Pairing::Plain },
     ]
-}
-
-/// Random weights of a layout's own format: some tiles are packed here and repeated on the device.
-fn fill_with_weights(device: &mut dyn Device, spec: &LinearSpec, to: Buffer) -> Result<(), DeviceError> {
-    const TILES: usize = 8;
-    let tiles = TILES.min(spec.tiles());
-    let mut packed = vec![0; tiles * spec.tile_bytes()];
-    match spec.format {
-        Format::Int4 { .. } => linear::pack_int4(spec, &[RandomWeights(spec.output)], 0..tiles, &mut packed),
-        _ => linear::pack_dense(spec, &[RandomWeights(spec.output)], 0..tiles, &mut packed)
-            .expect("small numbers fit every format"),
-    }
-    let from = device.allocate(packed.len(), "measuring kernels")?;
-    device.upload(&packed, from)?;
-    machine::repeat(device, from, to)?;
-    device.free(from);
-    Ok(())
-}
-
-/// Weights that look random, of so many outputs; small enough that no layer's output grows.
-struct RandomWeights(usize);
-
-impl RandomWeights {
-    fn bits(a: usize, b: usize) -> u64 {
-        fastrand::Rng::with_seed((a as u64) << 32 | b as u64).u64(..)
-    }
-}
-
-impl Int4Source for RandomWeights {
-    fn outputs(&self) -> usize {
-        self.0
-    }
-
-    fn q8x8(&self, k: usize, octet: usize) -> [[u8; 4]; 8] {
-        let mut random = fastrand::Rng::with_seed(Self::bits(k, octet));
-        [(); 8].map(|()| random.u32(..).to_le_bytes())
-    }
-
-    fn z8(&self, group: usize, octet: usize) -> [u8; 8] {
-        Self::bits(group, octet).to_le_bytes().map(|byte| 7 + byte % 2)
-    }
-
-    fn scale_bits(&self, _: usize, _: usize) -> u16 {
-        f16::from_f32(1e-3).to_bits()
-    }
-}
-
-impl DenseSource for RandomWeights {
-    fn outputs(&self) -> usize {
-        self.0
-    }
-
-    fn row(&self, output: usize, to: &mut [f32]) {
-        let mut random = fastrand::Rng::with_seed(output as u64);
-        to.fill_with(|| 0.02 * (random.f32() - 0.5));
-    }
 }

@@ -78,11 +78,6 @@ fn run(command: Command) -> anyhow::Result<bool> {
             let mut device = cuda::open(Urgency::First)?;
             let rates = machine::measure(device.as_mut(), machine::Effort::CARD)?;
             println!("{}", describe(device.properties()));
-            println!(
-                "reads {:.0} GB/s; multiplies {:.0} TFLOP/s with mma.sync\n",
-                rates.read / 1e9,
-                rates.matrix / 1e12
-            );
             let measured = kernels::measure(device.as_mut(), &SyntheticModel::B7.config(), &rows, context)?;
             print!("{}", kernels::table(&measured, &rates));
             Ok(true)

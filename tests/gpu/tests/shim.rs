@@ -19,7 +19,7 @@ fn config() -> ModelConfig {
 fn a_card_s_rates_are_measured() {
     let mut device = HostDevice::new(Options::default());
     let rates = machine::measure(&mut device, Effort { bytes: 256 << 10, rounds: 1 }).expect("rates");
-    assert!(rates.read > 0.0 && rates.matrix > 0.0, "{rates:?}");
+    assert!(rates.read > 0.0 && rates.copy > 0.0 && rates.matrix > 0.0, "{rates:?}");
 }
 
 #[test]
@@ -28,12 +28,16 @@ fn every_kernel_has_a_row_of_the_table() {
     let rows = kernels::measure(&mut device, &config(), &[1, 18], 64).expect("a table");
     // Four products, attention and two heads, twice.
     assert_eq!(rows.len(), 14);
-    let rates = machine::Rates { read: 1e12, matrix: 1e14 };
+    let rates = machine::Rates { read: 2e12, copy: 1e12, matrix: 1e14 };
     let table = kernels::table(&rows, &rates);
+    assert!(table.contains("reads 2000 GB/s, copies 1000 GB/s"), "{table}");
     for row in &rows {
         assert!(row.us > 0.0 && row.bytes > 0 && row.operations > 0, "{row:?}");
         assert!(row.floor_us(&rates) > 0.0 && table.contains(&row.name), "{table}");
     }
+    // One row is a matter of bytes, and those are held against the copy.
+    let (floor, copied) = (rows[0].floor_us(&rates), rows[0].bytes as f64 / 1e6);
+    assert!((floor / copied - 1.0).abs() < 1e-9, "{floor} {copied}");
     // int4 in groups of 128: half a byte, and two and a half a group, to a weight.
     let gate = &rows[2];
     let weights = 128 * 512;

@@ -57,11 +57,11 @@ pub(super) fn measure(threads: usize) -> anyhow::Result<f64> {
         .with_context(|| format!("the measurement of the read bandwidth said '{}'", text.trim()))
 }
 
-/// Bytes per second that the GPU reads from its memory, in GB.
-pub(super) fn measure_gpu() -> anyhow::Result<f64> {
+/// Bytes per second that the GPU reads from its memory, in GB; and those that a copy within it reads and writes.
+pub(super) fn measure_gpu() -> anyhow::Result<(f64, f64)> {
     let mut device = cuda::open(Urgency::First)?;
     let rates = machine::measure(device.as_mut(), Effort { rounds: 1, ..Effort::CARD })?;
-    Ok(rates.read / 1e9)
+    Ok((rates.read / 1e9, rates.copy / 1e9))
 }
 
 /// The fastest of several passes over a buffer of which each thread reads its share.

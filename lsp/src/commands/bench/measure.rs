@@ -1,6 +1,6 @@
 //! The measurements of `redstart bench`.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use redstart_engine::engine::{Engine, EngineOptions, KvCacheSize};
@@ -52,6 +52,8 @@ pub(super) struct Figures {
     pub(super) decode: Samples,
     /// Tokens per second of all sequences together, without their first tokens.
     pub(super) batch: Samples,
+    /// From a backend with its weights to an engine that takes requests.
+    pub(super) start: Duration,
 }
 
 /// What is known before anything runs.
@@ -60,38 +62,48 @@ pub(super) struct Setting {
     pub(super) backend: String,
     pub(super) load_time: Duration,
     pub(super) load_peak_mb: Option<f64>,
-    pub(super) checkpoint_bytes: usize,
+    /// `None` where there is none: random weights were made up on a GPU.
+    pub(super) checkpoint_bytes: Option<usize>,
     /// Read by every decoded token: the weights, and keys and values at the mean depth.
     pub(super) bytes_per_token: f64,
     /// GB/s.
     pub(super) read_bandwidth: f64,
+    /// GB/s of a copy within a GPU's memory, read and written bytes together; `None` on the processor.
+    pub(super) copy_bandwidth: Option<f64>,
 }
 
 pub(super) fn run(args: &MeasureArgs) -> anyhow::Result<report::Report> {
     let bar = progress(2 + 3 * args.repeat);
-    bar.set_message(if args.target.weights_note().is_some() { "making weights up" } else { "opening" });
+    bar.set_message("opening");
     let model = args.target.open()?;
-    check_lengths(args, model.checkpoint.config().max_position_embeddings)?;
+    check_lengths(args, model.weights.config().max_position_embeddings)?;
     bar.set_message("reading memory");
     let read_bandwidth = bandwidth::measure(args.target.threads())?;
     bar.inc(1);
-    bar.set_message("loading");
+    bar.set_message(if args.target.weights_note().is_some() { "making weights up" } else { "loading" });
     let target = args.target.load(model)?;
     bar.inc(1);
-    let read_bandwidth = if target.on_gpu() { bandwidth::measure_gpu()? } else { read_bandwidth };
+    let (read_bandwidth, copy_bandwidth) = if target.on_gpu() {
+        let (read, copy) = bandwidth::measure_gpu()?;
+        (read, Some(copy))
+    } else {
+        (read_bandwidth, None)
+    };
 
     let setting = Setting {
         model: target.name().to_owned(),
         backend: target.backend(),
         load_time: target.load_time(),
         load_peak_mb: target.load_peak_mb,
-        checkpoint_bytes: target.checkpoint_bytes,
+        checkpoint_bytes: target.checkpoint_bytes(),
         bytes_per_token: bytes_per_token(args, &target),
         read_bandwidth,
+        copy_bandwidth,
     };
     let options = engine_options(args, target.max_batch_tokens());
+    let started = Instant::now();
     let engine = target.start(options)?;
-    let mut figures = Figures::default();
+    let mut figures = Figures { start: started.elapsed(), ..Figures::default() };
     for repeat in 1..=args.repeat {
         bar.set_message(format!("prompts of {} tokens, {repeat} of {}", args.prompt, args.repeat));
         measure_first_token(&engine, args, &mut figures)?;

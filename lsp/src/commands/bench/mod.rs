@@ -28,7 +28,8 @@ use super::print;
 /// Runs requests through the engine that also serves editors and reports how long the model takes to
 /// load, how fast it reads a prompt (prefill) and writes tokens (decode), how long a first token takes
 /// with nothing cached and with all but 16 tokens cached, what four sequences together reach, how many
-/// bytes a token reads and which share of this machine's read bandwidth that is, and the peak of memory.
+/// bytes a token reads and which share of this machine's read bandwidth (of a GPU's copy bandwidth) that
+/// is, and the peak of memory.
 /// Prompts are random tokens, other ones in every repeat, so that the prefix cache cannot flatter.
 /// Figures are medians over the repeats. An MB is 2^20 bytes, a GB 10^9.
 #[derive(Args)]

@@ -52,7 +52,7 @@ impl TargetArgs {
         self.threads.unwrap_or_else(default_threads)
     }
 
-    /// Opens the model, or makes its weights up.
+    /// Opens the model.
     pub(super) fn open(&self) -> anyhow::Result<OpenModel> {
         let source = match self.synthetic {
             Some(model) => ModelSource::Synthetic(model),
@@ -63,7 +63,6 @@ impl TargetArgs {
 
     /// Gives an open model to its backend.
     pub(super) fn load(&self, model: OpenModel) -> anyhow::Result<Target> {
-        let checkpoint_bytes = model.checkpoint.bytes();
         let options = RunOptions {
             backend: self.backend,
             threads: self.threads,
@@ -74,7 +73,7 @@ impl TargetArgs {
             ..RunOptions::default()
         };
         let loaded = model.load(&options).map_err(anyhow::Error::msg)?;
-        Ok(Target { checkpoint_bytes, load_peak_mb: memory::peak_mb(), loaded })
+        Ok(Target { load_peak_mb: memory::peak_mb(), loaded })
     }
 
     /// Writes the synthetic model as a directory. Returns a sentence for the user.
@@ -95,7 +94,6 @@ impl TargetArgs {
 
 /// A loaded model before its engine starts.
 pub(super) struct Target {
-    pub(super) checkpoint_bytes: usize,
     /// The most memory that was resident until the weights were loaded, where the system tells.
     pub(super) load_peak_mb: Option<f64>,
     loaded: LoadedBackend,
@@ -122,7 +120,12 @@ impl Target {
     }
 
     pub(super) fn load_time(&self) -> Duration {
-        self.loaded.load_time
+        self.loaded.placed.load_time
+    }
+
+    /// Bytes of the checkpoint; `None` where random weights were made up on a GPU.
+    pub(super) fn checkpoint_bytes(&self) -> Option<usize> {
+        self.loaded.placed.checkpoint_bytes
     }
 
     /// Bytes of weights that decoding a token reads.
