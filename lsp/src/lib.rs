@@ -4,6 +4,7 @@
 //! suggestion ([`complete`]) or a review ([`review`]), by way of a prompt plugin and the engine. The
 //! protocol's types stay in [`server`]; the assistant knows ropes and byte offsets only.
 //! [`model`] is a model that serves, [`loader`] what loads it in the background.
+//! [`record`] keeps, for those who want it, what became of suggestions.
 //! [`commands`] are the subcommands of `redstart`.
 
 pub mod assistant;
@@ -18,6 +19,7 @@ pub mod encoding;
 pub mod loader;
 pub mod model;
 pub mod plugins;
+pub mod record;
 pub mod review;
 pub mod server;
 pub mod settings;
