@@ -4,6 +4,7 @@
 //! suggestion ([`complete`]) or a review ([`review`]), by way of a prompt plugin and the engine. The
 //! protocol's types stay in [`server`]; the assistant knows ropes and byte offsets only.
 //! [`model`] is a model that serves, [`loader`] what loads it in the background.
+//! [`record`] keeps, for those who want it, what became of suggestions.
 //! [`commands`] are the subcommands of `redstart`.
 
 mod ahead;
@@ -21,6 +22,7 @@ pub mod loader;
 pub mod model;
 pub mod plugins;
 mod power;
+pub mod record;
 pub mod review;
 pub mod server;
 pub mod settings;

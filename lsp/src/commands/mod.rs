@@ -7,6 +7,7 @@ mod doctor;
 mod inspect;
 mod lsp;
 mod memory;
+mod stats;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -39,6 +40,7 @@ enum Command {
     Inspect(inspect::InspectArgs),
     Doctor(doctor::DoctorArgs),
     Bench(bench::BenchArgs),
+    Stats(stats::StatsArgs),
 }
 
 /// Which model, and how to run it.
@@ -156,6 +158,7 @@ pub fn run(command_line: impl Iterator<Item = OsString>) -> ExitCode {
         Command::Inspect(args) => inspect::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Bench(args) => bench::run(args),
+        Command::Stats(args) => stats::run(args),
     };
     result.unwrap_or_else(|error| {
         report(&format!("redstart: {error:#}"));

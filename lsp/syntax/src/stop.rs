@@ -19,9 +19,8 @@ use crate::trigger::is_word;
 
 /// Most lines in a suggestion.
 pub const MAX_LINES: usize = 12;
-/// Time that one suggestion may spend on parsing. A line costs some tens of microseconds in an ordinary file; where
-/// recovery from errors is slow, brackets and indentation have to do.
-pub const TREE_BUDGET: Duration = Duration::from_millis(10);
+/// Time that one suggestion may spend on parsing. Where that is not enough, brackets and indentation have to do.
+pub const TREE_BUDGET: Duration = Duration::from_millis(5);
 /// Blank lines in a row that end a suggestion.
 const MAX_BLANK_LINES: usize = 2;
 

@@ -1,21 +1,31 @@
 //! Where generated text ends by the grammar.
 
+use std::iter::successors;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use ropey::Rope;
 use tree_sitter::Node;
 
 use crate::caret::Caret;
+use crate::language::Language;
 use crate::tree::SyntaxTree;
 
-/// The document with the generated lines in it, parsed again line by line.
+/// Bytes before the caret that are parsed at most, and after it. A whole file can take tens of milliseconds for each
+/// line, where half-written code throws the parser off; a function hardly does.
+const MAX_BYTES_BEFORE: usize = 8 << 10;
+const MAX_BYTES_AFTER: usize = 4 << 10;
+
+/// The outermost item around the caret with the generated lines in it, parsed again line by line.
 #[derive(Clone, Debug)]
 pub(super) struct Guide {
+    language: Language,
     text: Rope,
-    tree: SyntaxTree,
-    /// Where the generated text is in the document.
+    /// `None` before the first line.
+    tree: Option<SyntaxTree>,
+    /// Where the generated text is in `text`.
     at: usize,
-    /// Bytes of generated text that the document has.
+    /// Bytes of generated text that `text` has.
     inserted: usize,
     /// Bytes at the start of the generated text that are left out: an indent that is there already.
     skipped: Option<usize>,
@@ -36,10 +46,13 @@ pub(super) enum UnitEnd {
 
 impl Guide {
     pub(super) fn new(caret: &Caret, text: &Rope, tree: &SyntaxTree, budget: Duration) -> Self {
+        let around = item_around(caret, tree);
+        let char_at = |byte: usize| text.byte_to_char(byte.min(text.len_bytes()));
         Self {
-            text: text.clone(),
-            tree: tree.clone(),
-            at: caret.byte(),
+            language: tree.language(),
+            text: text.slice(char_at(around.start)..char_at(around.end)).into(),
+            tree: None,
+            at: caret.byte() - around.start,
             inserted: 0,
             skipped: None,
             has_indent: caret.is_prefix_blank() && !caret.indent().is_empty(),
@@ -77,7 +90,7 @@ impl Guide {
         (unit.is_definition && body.trim_end().ends_with(['}', ';'])).then_some(UnitEnd::Here)
     }
 
-    /// Puts the rest of `body` into the document and parses again.
+    /// Puts the rest of `body` into the text and parses again.
     fn insert(&mut self, body: &str) -> bool {
         let Some(new) = body.get(self.inserted..).filter(|_| !self.budget.is_zero()) else {
             return false;
@@ -86,13 +99,21 @@ impl Guide {
         let start = self.at + self.inserted;
         self.text.insert(self.text.byte_to_char(start), new);
         self.inserted = body.len();
-        self.tree.edit(&old, &self.text, start, start, start + new.len());
-        self.tree.reparse(&self.text, self.budget)
+        match &mut self.tree {
+            Some(tree) => {
+                tree.edit(&old, &self.text, start, start, start + new.len());
+                tree.reparse(&self.text, self.budget)
+            }
+            None => {
+                self.tree = SyntaxTree::parse(self.language, &self.text, self.budget);
+                self.tree.is_some()
+            }
+        }
     }
 
     /// The node whose end is the text's: the definition that begins at byte `first`, or what the caret is in.
     fn unit(&self, first: usize) -> Option<Unit<'_>> {
-        let root = self.tree.tree().root_node();
+        let root = self.tree.as_ref()?.tree().root_node();
         let leaf = root.descendant_for_byte_range(first, first + 1)?;
         let mut own = leaf;
         let mut outer: Option<Node<'_>> = None;
@@ -121,6 +142,19 @@ impl Guide {
         }
         Some(Unit { node: outer?, is_definition: false })
     }
+}
+
+/// The bytes of the outermost node, as far as it is near, that holds the last text before the caret.
+fn item_around(caret: &Caret, tree: &SyntaxTree) -> Range<usize> {
+    let at = caret.byte();
+    let before = caret.before();
+    let blanks = before.len() - before.trim_end().len();
+    let last = at.saturating_sub(blanks + 1);
+    let leaf = tree.tree().root_node().descendant_for_byte_range(last, last);
+    let nodes = successors(leaf, |node| node.parent()).take_while(|node| node.parent().is_some());
+    let near = nodes.take_while(|node| node.start_byte() + MAX_BYTES_BEFORE >= at);
+    let item = near.last().filter(|node| node.start_byte() <= at);
+    item.map_or(at..at, |item| item.start_byte()..item.end_byte().clamp(at, at + MAX_BYTES_AFTER))
 }
 
 struct Unit<'tree> {
