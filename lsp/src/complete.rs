@@ -15,7 +15,6 @@ use redstart_syntax::trigger::{self, Trigger};
 use crate::assistant::{Assistant, NoSuggestion, Suggestion, SuggestionStats, engine_request, plugin_model};
 use crate::model::LoadedModel;
 use crate::snapshot::Snapshot;
-use crate::window::Window;
 
 impl Assistant {
     /// A suggestion at byte offset `caret`. Dropping the future stops the generation, and
@@ -107,10 +106,8 @@ fn context(
     half_typed: &str,
 ) -> Context {
     let at = caret.byte();
-    let mut window = Window::around(&snapshot.text, at, at, model.hints.window_tokens);
-    if window.prefix.ends_with(half_typed) {
-        window.prefix.truncate(window.prefix.len() - half_typed.len());
-    }
+    let mut window = snapshot.prompt_memory.place(&snapshot.text, at, model.hints.window_tokens);
+    window.cut_end(half_typed);
     Context {
         task: "complete".into(),
         path: snapshot.path.display().to_string(),
@@ -122,7 +119,7 @@ fn context(
         single_line: scope == Scope::SingleLine,
         snippets: Vec::new(),
         model: plugin_model(model),
-        facts: Vec::new(),
+        facts: vec![("middle-bytes".to_owned(), window.middle_bytes.to_string())],
     }
 }
 

@@ -8,6 +8,8 @@ use redstart_syntax::language::Language;
 use redstart_syntax::tree::{EDIT_BUDGET, OPEN_BUDGET, SyntaxTree};
 use ropey::Rope;
 
+use crate::window::PromptMemory;
+
 /// Edits between two parses beyond which parsing from nothing is simpler.
 const MAX_UNPARSED_EDITS: usize = 64;
 
@@ -27,6 +29,8 @@ pub struct Snapshot {
     pub version: i32,
     /// The text, with the document's own line ends.
     pub text: Rope,
+    /// Where prompts for this document had their window; the same for all its versions.
+    pub(crate) prompt_memory: Arc<PromptMemory>,
     syntax: Arc<Syntax>,
 }
 
@@ -67,7 +71,8 @@ impl Snapshot {
         let language_id = language_id.into();
         let language = Language::from_language_id(&language_id).or_else(|| Language::from_path(&path));
         let syntax = Arc::default();
-        Self { uri: uri.into(), path, language_id, language, version, text, syntax }
+        let prompt_memory = Arc::default();
+        Self { uri: uri.into(), path, language_id, language, version, text, prompt_memory, syntax }
     }
 
     /// The syntax tree, parsed by the first caller (which may take tens of milliseconds). `None`
