@@ -11,7 +11,7 @@ use redstart_syntax::scope;
 use redstart_syntax::trigger::{self, Situation, Trigger};
 
 use crate::assistant::{Assistant, Suggestion};
-use crate::generate::{Place, Prepared};
+use crate::generate::Prepared;
 use crate::snapshot::{Snapshot, TextEdit};
 use crate::typing::Typing;
 use crate::typing::anchor::Anchor;
@@ -52,7 +52,7 @@ impl Assistant {
             return;
         }
         let scope = scope::wants_block(&caret, snapshot.known_tree());
-        let place = Place { snapshot: snapshot.clone(), caret, scope, snippets: typing.snippets() };
+        let place = self.place(typing, snapshot, caret, scope);
         let prepared = match Prepared::new(model, &place).await {
             Ok(prepared) => prepared,
             Err(error) => return tracing::debug!(%error, "nothing to prefill"),

@@ -151,6 +151,12 @@ impl Assistant {
         Some(flight)
     }
 
+    /// A place to generate for.
+    pub(crate) fn place(&self, typing: &Typing, snapshot: &Snapshot, caret: Caret, scope: Scope) -> Place {
+        let windows = if self.options.kept_prefix { typing.windows() } else { Arc::default() };
+        Place { snapshot: snapshot.clone(), caret, scope, snippets: typing.snippets(), windows }
+    }
+
     /// Runs a generation on a task of its own, until it lands or is cancelled.
     pub(crate) fn fly(
         &self,
@@ -163,12 +169,7 @@ impl Assistant {
     ) {
         let pilot = Pilot {
             flight: Arc::clone(flight),
-            place: Place {
-                snapshot: snapshot.clone(),
-                caret: flight.caret.clone(),
-                scope: flight.scope,
-                snippets: typing.snippets(),
-            },
+            place: self.place(typing, snapshot, flight.caret.clone(), flight.scope),
             model: Arc::clone(model),
             started,
             ledger: self.ledger.clone(),
@@ -311,12 +312,7 @@ impl Assistant {
     async fn sampled(&self, asked: &Asked<'_>) -> Vec<Suggestion> {
         let Ok(model) = self.ready() else { return Vec::new() };
         let scope = scope::wants_block(&asked.caret, asked.snapshot.known_tree());
-        let place = Place {
-            snapshot: asked.snapshot.clone(),
-            caret: asked.caret.clone(),
-            scope,
-            snippets: asked.typing.snippets(),
-        };
+        let place = self.place(asked.typing, asked.snapshot, asked.caret.clone(), scope);
         let Ok(prepared) = Prepared::new(model, &place).await else { return Vec::new() };
         let (prepared, place) = (&prepared, &place);
         let draw = |(seed, temperature): (u64, f32)| async move {

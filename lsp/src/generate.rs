@@ -14,7 +14,7 @@ use redstart_syntax::stop::{StopPolicy, TREE_BUDGET, Verdict};
 use crate::assistant::{NoSuggestion, SuggestionStats, engine_request, plugin_model};
 use crate::model::LoadedModel;
 use crate::snapshot::Snapshot;
-use crate::window::Window;
+use crate::window::PromptMemory;
 
 /// A place to generate for, with everything that goes into the prompt.
 pub(crate) struct Place {
@@ -23,6 +23,8 @@ pub(crate) struct Place {
     pub(crate) scope: Scope,
     /// Text from elsewhere.
     pub(crate) snippets: Arc<[Snippet]>,
+    /// Where prompts for the document had their window.
+    pub(crate) windows: Arc<PromptMemory>,
 }
 
 /// A prompt that can be submitted, more than once.
@@ -126,10 +128,8 @@ fn half_typed(line_prefix: &str) -> &str {
 
 fn context(model: &LoadedModel, place: &Place, half_typed: &str) -> Context {
     let (snapshot, at) = (&place.snapshot, place.caret.byte());
-    let mut window = Window::around(&snapshot.text, at, at, model.hints.window_tokens);
-    if window.prefix.ends_with(half_typed) {
-        window.prefix.truncate(window.prefix.len() - half_typed.len());
-    }
+    let mut window = place.windows.place(&snapshot.text, at, model.hints.window_tokens);
+    window.cut_end(half_typed);
     Context {
         task: "complete".into(),
         path: snapshot.path.display().to_string(),
@@ -141,7 +141,7 @@ fn context(model: &LoadedModel, place: &Place, half_typed: &str) -> Context {
         single_line: place.scope == Scope::SingleLine,
         snippets: place.snippets.to_vec(),
         model: plugin_model(model),
-        facts: Vec::new(),
+        facts: vec![("middle-bytes".to_owned(), window.middle_bytes.to_string())],
     }
 }
 

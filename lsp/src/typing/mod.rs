@@ -27,6 +27,7 @@ use redstart_syntax::caret::Caret;
 use redstart_syntax::shape::Shaped;
 
 use crate::snapshot::{Snapshot, TextEdit};
+use crate::window::PromptMemory;
 use anchor::Anchor;
 use draft::Draft;
 use flight::Flight;
@@ -40,6 +41,7 @@ const MAX_DRAFTS: usize = 12;
 #[derive(Default)]
 pub struct Typing {
     state: Mutex<State>,
+    windows: Arc<PromptMemory>,
 }
 
 #[derive(Default)]
@@ -94,6 +96,11 @@ pub(crate) struct Rest {
 impl Typing {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where prompts for the document had their window.
+    pub(crate) fn windows(&self) -> Arc<PromptMemory> {
+        Arc::clone(&self.windows)
     }
 
     /// Follows an edit of the text. `after` is the text with it. Returns what it meant for what was suggested.

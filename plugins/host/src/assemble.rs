@@ -2,12 +2,12 @@
 //!
 //! The engine keeps what it computed for a prompt and reuses it for the next one as far as their tokens
 //! agree from the start. So everything here avoids moving early tokens: segments are ordered by
-//! stability, and a segment is cut in *blocks* of lines whose boundaries depend only on the text before
+//! stability, and a segment is cut in *blocks* of lines whose boundaries depend only on the text just before
 //! them. While text is typed at the end, the cut stays where it is until the budget is exceeded by a
-//! token, moves one block, and then stays again for as many tokens as the block had.
+//! token, moves by a few blocks, and then stays again.
 //!
-//! A block is also what is tokenized and cached at a time, so a long file costs its last block per
-//! keystroke. Blocks end where a line with text begins, where tokenizers split anyway.
+//! A block is also what is tokenized and cached at a time, so an edit costs the blocks it touches, however
+//! long the text. Blocks end where tokenizers split anyway: the tokens are those of the whole segment.
 
 mod blocks;
 mod cache;
@@ -17,7 +17,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::prompt::{Piece, Prompt, Segment};
-use blocks::blocks;
+use blocks::CutPoints;
 use cache::SegmentCache;
 
 /// The tokens of a model.
@@ -86,6 +86,7 @@ pub enum AssembleError {
 /// Makes tokens of prompts for one model, remembering the texts it has seen.
 pub struct Assembler {
     tokenizer: Arc<dyn Tokenize>,
+    cuts: CutPoints,
     cache: Mutex<SegmentCache>,
 }
 
@@ -108,7 +109,8 @@ struct Part<'a> {
 impl Assembler {
     /// An assembler that remembers up to about `cache_bytes` of text.
     pub fn new(tokenizer: Arc<dyn Tokenize>, cache_bytes: usize) -> Self {
-        Self { tokenizer, cache: Mutex::new(SegmentCache::new(cache_bytes)) }
+        let cuts = CutPoints::of(&*tokenizer);
+        Self { tokenizer, cuts, cache: Mutex::new(SegmentCache::new(cache_bytes)) }
     }
 
     /// The tokens of `prompt`, at most [`Budget::max_prompt_tokens`] of them. Over budget, lower
@@ -164,7 +166,7 @@ impl Assembler {
 
     fn encode(&self, text: &str, units: &mut Vec<Unit>) {
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
-        for block in blocks(text) {
+        for block in self.cuts.blocks(text) {
             let tokens = cache.get_or_insert(block, || self.tokenizer.encode(block).into());
             units.push(Unit::new(tokens, false));
         }

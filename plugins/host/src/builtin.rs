@@ -17,16 +17,21 @@ pub fn complete(context: &Context) -> Prompt {
     let window = fact("window-tokens").and_then(|tokens| tokens.parse().ok()).unwrap_or(0);
     let can_fill = [PREFIX, SUFFIX, MIDDLE].into_iter().all(has);
     let line_start = context.prefix.rfind('\n').map_or(0, |newline| newline + 1);
-    let (before, line) = context.prefix.split_at(line_start);
+    let (ahead, current) = context.prefix.split_at(line_start);
+    let (anchored, begun) = anchored(context).unwrap_or((ahead, current));
     // All of one class: the layouts stand as written.
-    let before = text(before, Trim::Start, 100);
-    let line = text(line, Trim::Start, 250);
+    let before = |before| text(before, Trim::Start, 100);
+    let line = |line| text(line, Trim::Start, 250);
     let after = text(&context.suffix, Trim::End, 50);
     let segments = match fact("fim-layout") {
-        _ if !can_fill => vec![before, line],
-        Some("suffix-first") => vec![control(SUFFIX), after, control(PREFIX), before, line, control(MIDDLE)],
-        Some("line-last") => vec![control(PREFIX), before, control(SUFFIX), after, control(MIDDLE), line],
-        _ => vec![control(PREFIX), before, line, control(SUFFIX), after, control(MIDDLE)],
+        _ if !can_fill => vec![before(ahead), line(current)],
+        Some("suffix-first") => {
+            vec![control(SUFFIX), after, control(PREFIX), before(ahead), line(current), control(MIDDLE)]
+        }
+        Some("line-last") => {
+            vec![control(PREFIX), before(anchored), control(SUFFIX), after, control(MIDDLE), line(begun)]
+        }
+        _ => vec![control(PREFIX), before(ahead), line(current), control(SUFFIX), after, control(MIDDLE)],
     };
     let max_tokens = if context.single_line { 48 } else { 160 };
     Prompt {
@@ -37,6 +42,13 @@ pub fn complete(context: &Context) -> Prompt {
         prompt_tokens: window,
         facts: Vec::new(),
     }
+}
+
+/// The prefix parted where the text typed since the anchor begins, as the fact `middle-bytes` says.
+fn anchored(context: &Context) -> Option<(&str, &str)> {
+    let (_, bytes) = context.facts.iter().find(|(name, _)| name == "middle-bytes")?;
+    let start = context.prefix.len().checked_sub(bytes.parse().ok()?)?;
+    context.prefix.split_at_checked(start)
 }
 
 /// What [`complete`]'s raw text means: one insertion, or none when it is blank.

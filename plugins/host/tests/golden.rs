@@ -40,6 +40,14 @@ async fn complete_line_last() {
 }
 
 #[tokio::test]
+async fn complete_anchored_middle() {
+    let mut context = completion("line-last");
+    let typed = "def area(radius):\n    return ma";
+    context.facts.push(("middle-bytes".to_owned(), typed.len().to_string()));
+    matches("complete-anchored-middle", "complete", context, "th.pi").await;
+}
+
+#[tokio::test]
 async fn complete_block() {
     let mut context = completion("prefix-first");
     context.single_line = false;

@@ -15,13 +15,15 @@ const REPO_NAME: &str = "<|repo_name|>";
 pub(crate) const STOPS: [&str; 8] =
     ["<|endoftext|>", FILE_SEP, FIM_PREFIX, FIM_SUFFIX, FIM_MIDDLE, "<|fim_pad|>", REPO_NAME, "<|im_end|>"];
 
-/// Lines of the suffix that matter as much as the prefix: they say where the middle must arrive.
+/// Lines of the suffix that matter as much as the prefix: they say where the middle must arrive. Blank
+/// lines after them count too, because a vocabulary may have a word for several line ends.
 const NEAR_SUFFIX_LINES: usize = 8;
 
 /// What is given up first when the prompt is over budget.
 mod weight {
+    /// The same for all, whatever they are: of equal weights the host gives up the last, and the prompt
+    /// still begins as it did.
     pub(super) const SNIPPET: u8 = 10;
-    pub(super) const RELATED_SNIPPET: u8 = 20;
     pub(super) const FAR_SUFFIX: u8 = 50;
     pub(super) const PREFIX: u8 = 100;
     pub(super) const NEAR_SUFFIX: u8 = 150;
@@ -38,7 +40,7 @@ pub(crate) fn build(context: &Context) -> Result<Prompt, String> {
     let layout = fact(&context.model.facts, "fim-layout").unwrap_or("prefix-first");
     match layout {
         "suffix-first" => suffix_first(context, &mut segments),
-        "line-last" => line_last(context, &mut segments),
+        "line-last" => line_last(context, &mut segments)?,
         "prefix-first" => prefix_first(context, &mut segments),
         other => {
             return Err(format!(
@@ -75,16 +77,12 @@ fn header(context: &Context) -> Vec<Segment> {
         return segments;
     }
     for snippet in &context.snippets {
-        let weight = match snippet.reason.as_str() {
-            "definition" | "similar" => weight::RELATED_SNIPPET,
-            _ => weight::SNIPPET,
-        };
         let end = if snippet.text.ends_with('\n') { "" } else { "\n" };
         segments.push(
             segment(Stability::Session)
                 .control(FILE_SEP)
                 .text(format!("{}\n{}{end}", snippet.path, snippet.text))
-                .trim(Trim::Drop, weight)
+                .trim(Trim::Drop, weight::SNIPPET)
                 .build(),
         );
     }
@@ -102,14 +100,24 @@ fn suffix_first(context: &Context, segments: &mut Vec<Segment>) {
     segments.push(control(Stability::Line, FIM_MIDDLE));
 }
 
-fn line_last(context: &Context, segments: &mut Vec<Segment>) {
-    let (prefix, line) = split_current_line(&context.prefix);
+fn line_last(context: &Context, segments: &mut Vec<Segment>) -> Result<(), String> {
+    let (prefix, begun) = match number_fact(&context.facts, "middle-bytes")? {
+        Some(bytes) => split_end(&context.prefix, bytes as usize)?,
+        None => split_current_line(&context.prefix),
+    };
     segments.push(control(Stability::Document, FIM_PREFIX));
     segments.push(before_line(prefix));
     segments.push(control(Stability::Document, FIM_SUFFIX));
     suffix(context, segments);
     segments.push(control(Stability::Line, FIM_MIDDLE));
-    segments.push(current_line(Stability::Line, line));
+    segments.push(current_line(Stability::Line, begun));
+    Ok(())
+}
+
+/// The text without its last `bytes` bytes, and those.
+fn split_end(text: &str, bytes: usize) -> Result<(&str, &str), String> {
+    let split = text.len().checked_sub(bytes).and_then(|start| text.split_at_checked(start));
+    split.ok_or_else(|| format!("fact `middle-bytes` is {bytes}, where no character of the prefix begins"))
 }
 
 fn prefix_first(context: &Context, segments: &mut Vec<Segment>) {
@@ -137,10 +145,17 @@ fn current_line(stability: Stability, text: &str) -> Segment {
 }
 
 fn suffix(context: &Context, segments: &mut Vec<Segment>) {
-    let (near, far) = split_lines(&context.suffix, NEAR_SUFFIX_LINES);
+    let (near, far) = split_near(&context.suffix);
     for (text, weight) in [(near, weight::NEAR_SUFFIX), (far, weight::FAR_SUFFIX)] {
         if !text.is_empty() {
             segments.push(segment(Stability::Document).text(text).trim(Trim::End, weight).build());
         }
     }
+}
+
+fn split_near(suffix: &str) -> (&str, &str) {
+    let (near, far) = split_lines(suffix, NEAR_SUFFIX_LINES);
+    let blank: usize =
+        far.split_inclusive('\n').take_while(|line| line.trim().is_empty()).map(str::len).sum();
+    suffix.split_at(near.len() + blank)
 }

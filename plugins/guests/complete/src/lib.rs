@@ -2,12 +2,13 @@
 //!
 //! The model's `fim-layout` fact chooses:
 //! - `suffix-first`: suffix, prefix, middle. Typing only appends, so the cached prompt stays good.
-//! - `line-last`: prefix up to the current line, suffix, and the current line after `fim_middle`.
-//!   For models trained prefix first (Qwen2.5-Coder), it keeps the cache as `suffix-first` does.
+//! - `line-last`: prefix, suffix, and after `fim_middle` what was typed since: the last bytes of the prefix
+//!   that the context's fact `middle-bytes` counts, or without one the current line. For models
+//!   trained prefix first (Qwen2.5-Coder), it keeps the cache as `suffix-first` does.
 //! - `prefix-first` (the default): prefix, suffix, middle, as in the papers.
 //!
 //! Over budget, the far part of the suffix goes first, then the start of the prefix, then the near
-//! part of the suffix; snippets from other files go before all of these.
+//! part of the suffix; snippets from other files go before all of these, the last one first.
 
 mod answer;
 mod layout;

@@ -57,6 +57,33 @@ fn layouts() {
 }
 
 #[test]
+fn what_was_typed_since_the_anchor_stands_after_the_middle() {
+    let with = |bytes: &str| {
+        let mut context = context("line-last", "a\nbé\n  c", "d\n");
+        context.facts.push(("middle-bytes".into(), bytes.into()));
+        build(&context).map(|prompt| spelled(&prompt))
+    };
+    let prompt = |before: &str, begun: &str| {
+        Ok(format!("<|file_sep|>a.py\n<|fim_prefix|>{before}<|fim_suffix|>d\n<|fim_middle|>{begun}"))
+    };
+    assert_eq!(with("7"), prompt("a\n", "bé\n  c"));
+    assert_eq!(with("0"), prompt("a\nbé\n  c", ""));
+    assert_eq!(with("9"), prompt("", "a\nbé\n  c"));
+    for unusable in ["5", "10", "x"] {
+        assert!(with(unusable).unwrap_err().contains("middle-bytes"), "{unusable}");
+    }
+}
+
+#[test]
+fn the_near_suffix_ends_where_text_begins() {
+    let suffix = "1\n2\n3\n4\n5\n6\n7\n8\n\n  \n9\n";
+    let prompt = build(&context("suffix-first", "", suffix)).unwrap();
+    let texts: Vec<_> = prompt.segments.iter().flat_map(|segment| &segment.pieces).collect();
+    assert!(texts.contains(&&Piece::Text("1\n2\n3\n4\n5\n6\n7\n8\n\n  \n".into())), "{texts:?}");
+    assert!(texts.contains(&&Piece::Text("9\n".into())), "{texts:?}");
+}
+
+#[test]
 fn other_files_stand_first_and_are_dropped_whole() {
     let mut context = context("line-last", "x", "");
     context.facts.push(("repository".into(), "repo".into()));
@@ -71,6 +98,18 @@ fn other_files_stand_first_and_are_dropped_whole() {
         "<|repo_name|>repo<|file_sep|>b.py\ndef f(): ...\n<|file_sep|>a.py\n<|fim_prefix|><|fim_suffix|><|fim_middle|>x"
     );
     assert_eq!(prompt.segments[1].trim, Trim::Drop);
+}
+
+#[test]
+fn other_files_are_given_up_from_the_last() {
+    let mut context = context("line-last", "x", "");
+    for (path, reason) in [("b.py", "recent"), ("c.py", "definition"), ("d.py", "open")] {
+        context.snippets.push(Snippet { path: path.into(), text: String::new(), reason: reason.into() });
+    }
+    let prompt = build(&context).unwrap();
+    // The host gives up lower weights first and, of equal ones, the later segment.
+    let weights: Vec<u8> = prompt.segments[..3].iter().map(|segment| segment.weight).collect();
+    assert!(weights.windows(2).all(|pair| pair[0] == pair[1]), "{weights:?}");
 }
 
 #[test]

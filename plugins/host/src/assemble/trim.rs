@@ -3,7 +3,8 @@
 use super::{AssembleError, Part};
 use crate::prompt::Trim;
 
-/// Where a block longer than what must go is cut, as a last resort: at multiples of this many tokens.
+/// What goes from a segment is rounded up to a multiple of this many tokens, so that the cut stays where
+/// it is until that many more have come.
 pub(super) const STEP: usize = 64;
 
 /// Cuts `parts` until they have at most `budget` tokens together.
@@ -45,11 +46,11 @@ impl Part<'_> {
 
 /// Cuts blocks in the order given. Of the last one, part remains when it is long enough.
 fn cut_blocks<'a>(units: impl Iterator<Item = &'a mut super::Unit>, excess: usize, at_start: bool) {
-    let mut excess = excess;
+    let mut excess = excess.next_multiple_of(STEP);
     let mut blocks = units.filter(|unit| !unit.control).peekable();
     while let Some(block) = blocks.next().filter(|_| excess > 0) {
         let length = block.kept.len();
-        let cut = if blocks.peek().is_some() { length } else { excess.next_multiple_of(STEP).min(length) };
+        let cut = if blocks.peek().is_some() { length } else { excess.min(length) };
         block.kept = if at_start { cut..length } else { 0..length - cut };
         excess = excess.saturating_sub(cut);
     }
