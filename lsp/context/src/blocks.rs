@@ -215,9 +215,9 @@ class A:
         assert_eq!(cut(CODE, 5, 70).trim_end(), add.trim_end());
         assert_eq!(cut(CODE, 3, 70).trim_end(), add.trim_end(), "from its head");
         assert_eq!(cut(CODE, 5, 50), "    if a:\n        return a + b\n", "the block that fits");
-        let both = cut(CODE, 10, 160);
+        let both = cut(CODE, 10, 190);
         assert!(both.starts_with("# Adds.") && both.contains("    return a - b\n"), "{both}");
-        assert_eq!(cut(CODE, 14, 48), "    def f(self):\n        return 1\n");
+        assert_eq!(cut(CODE, 14, 40), "    def f(self):\n        return 1\n");
         assert_eq!(cut(CODE, 0, 10_000), CODE);
         assert_eq!(cut(CODE, 5, 3), "");
         assert_eq!(cut(CODE, 99, 100), "");

@@ -107,7 +107,8 @@ impl ContextIndex {
 
     /// A document was opened.
     pub fn opened(&self, path: &Path, text: Rope) {
-        self.shared.documents().opened(path, text);
+        let left = self.shared.documents().opened(path, text);
+        self.shared.update(left);
         self.shared.send(Job::Update(path.to_path_buf()));
     }
 

@@ -45,7 +45,8 @@ pub(crate) struct Documents {
 pub(crate) type Snapshot = Vec<(PathBuf, Document)>;
 
 impl Documents {
-    pub(crate) fn opened(&mut self, path: &Path, text: Rope) {
+    /// Notes that a document was opened. Returns a path that is now left for this one, if it has unsaved changes.
+    pub(crate) fn opened(&mut self, path: &Path, text: Rope) -> Option<PathBuf> {
         let now = self.tick();
         let document = self.by_path.entry(path.to_path_buf()).or_insert_with(|| Document::new(text.clone()));
         // A file that changed on disk while it was closed: those changes are not the user's.
@@ -56,7 +57,7 @@ impl Documents {
         document.is_open = true;
         document.version = now;
         document.saved_version = now;
-        self.visit(path, None);
+        self.visit(path, None)
     }
 
     /// Notes an edit. Returns a path that is now left for this one, if it has unsaved changes.

@@ -31,39 +31,67 @@ pub(crate) struct Import {
 
 /// The import statements of a text.
 pub(crate) fn statements(text: &Rope, language: Language) -> String {
+    let mut scanner = Scanner::new(language);
     let mut statements = String::new();
-    let mut open: usize = 0;
-    let mut depth: i64 = 0;
     for line in text.lines().take(MAX_LINES) {
-        if open == 0 && !may_import(line.chars().take(20)) {
-            continue;
-        }
         // Longer lines are no imports that a person wrote.
-        if line.len_bytes() > 1_000 {
-            (open, depth) = (0, 0);
+        let short = line.len_bytes() <= 1_000;
+        if !short || !scanner.is_open() && !may_import(line.chars().take(20)) {
             continue;
         }
         let line = line.to_string();
-        let trimmed = line.trim();
-        if open == 0 && !starts_import(language, trimmed) {
-            continue;
+        if scanner.is_import(&line) {
+            statements.push_str(line.trim());
+            statements.push('\n');
         }
-        statements.push_str(trimmed);
-        statements.push('\n');
-        for byte in trimmed.bytes() {
-            depth += match byte {
+    }
+    statements
+}
+
+/// `text` without its import statements: a name there is not used yet.
+pub(crate) fn without_statements(text: &str, language: Language) -> String {
+    let mut scanner = Scanner::new(language);
+    text.split_inclusive('\n').filter(|line| !scanner.is_import(line)).collect()
+}
+
+/// Tells the lines of import statements from others.
+struct Scanner {
+    language: Language,
+    /// Lines of the statement so far.
+    open: usize,
+    depth: i64,
+}
+
+impl Scanner {
+    fn new(language: Language) -> Self {
+        Self { language, open: 0, depth: 0 }
+    }
+
+    /// Whether the last line was of a statement that goes on.
+    fn is_open(&self) -> bool {
+        self.open > 0
+    }
+
+    /// Whether the next line is part of an import statement.
+    fn is_import(&mut self, line: &str) -> bool {
+        let line = line.trim();
+        if !self.is_open() && !starts_import(self.language, line) {
+            return false;
+        }
+        for byte in line.bytes() {
+            self.depth += match byte {
                 b'(' | b'{' => 1,
                 b')' | b'}' => -1,
                 _ => 0,
             };
         }
-        let goes_on = depth > 0 || trimmed.ends_with('\\') || trimmed.ends_with("::");
-        open = if goes_on && open < MAX_STATEMENT_LINES { open + 1 } else { 0 };
-        if open == 0 {
-            depth = 0;
+        let goes_on = self.depth > 0 || line.ends_with('\\') || line.ends_with("::");
+        self.open = if goes_on && self.open < MAX_STATEMENT_LINES { self.open + 1 } else { 0 };
+        if !self.is_open() {
+            self.depth = 0;
         }
+        true
     }
-    statements
 }
 
 /// A cheap look at the first characters of a line, whatever the language.
@@ -80,7 +108,9 @@ fn starts_import(language: Language, line: &str) -> bool {
         Language::Rust => {
             let item = line.strip_prefix("pub").map_or(line, |rest| {
                 let rest = rest.trim_start();
-                rest.split_once(')').filter(|_| rest.starts_with('(')).map_or(rest, |(_, rest)| rest.trim_start())
+                rest.split_once(')')
+                    .filter(|_| rest.starts_with('('))
+                    .map_or(rest, |(_, rest)| rest.trim_start())
             });
             item.starts_with("use ") || item.starts_with("mod ") && item.ends_with(';')
         }
@@ -190,7 +220,8 @@ impl Reader<'_> {
 
     /// A use tree: each leaf is a path, of which the last part is a name in the module before it, or a module.
     fn use_tree(&mut self, node: Node<'_>, prefix: &str) {
-        let joined = |path: &str| if prefix.is_empty() { path.to_owned() } else { format!("{prefix}::{path}") };
+        let joined =
+            |path: &str| if prefix.is_empty() { path.to_owned() } else { format!("{prefix}::{path}") };
         match node.kind() {
             "use_list" => {
                 let mut walk = node.walk();
@@ -302,7 +333,8 @@ impl Reader<'_> {
     fn go(&mut self, node: Node<'_>) {
         if node.kind() == "import_spec" {
             let module = node.child_by_field_name("path").map(|path| self.unquoted(path)).unwrap_or_default();
-            let is_version = |part: &&str| part.len() > 1 && part[1..].bytes().all(|byte| byte.is_ascii_digit());
+            let is_version =
+                |part: &&str| part.len() > 1 && part[1..].bytes().all(|byte| byte.is_ascii_digit());
             let mut parts = module.rsplit('/');
             let last = parts.next().filter(|part| !(part.starts_with('v') && is_version(part)));
             let own = last.or_else(|| parts.next()).map(str::to_owned);

@@ -18,11 +18,11 @@ const K1: f32 = 1.2;
 const B: f32 = 0.5;
 /// Terms in more than this share of chunks (`self`, `return`) say nothing.
 const COMMON_SHARE: f32 = 0.05;
-/// Chunks below which that share is not meaningful.
-const COMMON_LEAST: usize = 32;
+/// In a small workspace, in more than half of the chunks, within these bounds.
+const COMMON_FEW: (usize, usize) = (2, 32);
 /// Least terms that a hit shares with the query, and least share of the query's weight.
 const MIN_SHARED: u32 = 3;
-const MIN_COVERAGE: f32 = 0.1;
+const MIN_COVERAGE: f32 = 0.06;
 /// Dead chunks are swept when they are this share of all.
 const DEAD_SHARE: usize = 4;
 
@@ -178,6 +178,11 @@ impl Index {
         }
     }
 
+    fn terms_of(&self, file: &File) -> usize {
+        let chunks = &self.chunks[file.chunks.start as usize..file.chunks.end as usize];
+        chunks.iter().map(|chunk| chunk.terms as usize).sum()
+    }
+
     /// Whether so much of it is dead that [`swept`](Self::swept) is worth its time.
     pub(crate) fn wants_sweep(&self) -> bool {
         let dead = self.chunks.len() - self.live_chunks;
@@ -227,22 +232,27 @@ impl Index {
         except: Option<&Path>,
         limit: usize,
     ) -> Vec<Hit> {
-        let all = self.live_chunks as f32;
-        let common = COMMON_LEAST.max((all * COMMON_SHARE) as usize);
-        let mean_terms = self.live_terms as f32 / all.max(1.0);
+        // The file that is being edited does not count at all, or every keystroke would change the rest.
+        let except = except.and_then(|path| self.files.get(path));
+        let count = self.live_chunks - except.map_or(0, |file| file.chunks.len());
+        let terms = self.live_terms - except.map_or(0, |file| self.terms_of(file));
+        let except = except.map(|file| file.number);
+        let all = count as f32;
+        let common = ((all * COMMON_SHARE) as usize).max((count / 2).clamp(COMMON_FEW.0, COMMON_FEW.1));
+        let mean_terms = terms as f32 / all.max(1.0);
         let mut scores: HashMap<u32, (f32, u32)> = HashMap::new();
         let mut total = 0.0;
         for term in query {
-            let Some(chunks) = self.postings.get(term) else {
-                continue;
-            };
-            let live = || chunks.iter().filter(|chunk| self.chunks[**chunk as usize].file != DEAD);
+            let chunks = self.postings.get(term).map_or(&[][..], Vec::as_slice);
+            let counts = |file: u32| file != DEAD && Some(file) != except;
+            let live = || chunks.iter().filter(|chunk| counts(self.chunks[**chunk as usize].file));
             let count = live().count();
-            if count == 0 || count > common {
+            if count > common {
                 continue;
             }
             let count = count as f32;
             let rarity = ((all - count + 0.5) / (count + 0.5)).ln_1p();
+            // Also of a term that nothing has: what the query is about may be nowhere else.
             total += rarity;
             for chunk in live() {
                 let (score, shared) = scores.entry(*chunk).or_default();
@@ -250,7 +260,6 @@ impl Index {
                 *shared += 1;
             }
         }
-        let except = except.and_then(|path| self.files.get(path)).map(|file| file.number);
         let mut hits: Vec<Hit> = scores
             .into_iter()
             .filter(|(_, (score, shared))| *shared >= MIN_SHARED && *score >= MIN_COVERAGE * total)
@@ -258,9 +267,8 @@ impl Index {
                 let chunk = self.chunks[at as usize];
                 let path = &self.numbers[chunk.file as usize];
                 let file = self.files.get(path)?;
-                let wanted = Some(chunk.file) != except && file.family == *family;
                 let length = 1.0 - B + B * chunk.terms as f32 / mean_terms;
-                wanted.then(|| Hit {
+                (file.family == *family).then(|| Hit {
                     path: path.clone(),
                     stamp: file.stamp,
                     lines: chunk.first_line as usize..chunk.end_line as usize,

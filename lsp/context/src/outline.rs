@@ -84,14 +84,18 @@ fn shape(language: Language, kind: &str) -> Shape {
         (Python, "function_definition") => Shape::Function,
         (Python, "class_definition") => Shape::Class,
         (Python, "expression_statement") => Shape::Value,
-        (Python, "if_statement" | "try_statement" | "else_clause" | "except_clause" | "block") => Shape::Enter,
+        (Python, "if_statement" | "try_statement" | "else_clause" | "except_clause" | "block") => {
+            Shape::Enter
+        }
         (Rust, "function_item" | "function_signature_item") => Shape::Function,
         (Rust, "trait_item") => Shape::Class,
         (Rust, "struct_item" | "enum_item" | "union_item" | "type_item") => Shape::Type,
         (Rust, "const_item" | "static_item" | "macro_definition") => Shape::Value,
         (Rust, "mod_item" | "declaration_list") => Shape::Enter,
         (TypeScript | Tsx | JavaScript, kind) => match kind {
-            "function_declaration" | "generator_function_declaration" | "function_signature" => Shape::Function,
+            "function_declaration" | "generator_function_declaration" | "function_signature" => {
+                Shape::Function
+            }
             "class_declaration" | "abstract_class_declaration" => Shape::Class,
             "interface_declaration" | "type_alias_declaration" | "enum_declaration" => Shape::Type,
             "lexical_declaration" | "variable_declaration" => Shape::Value,
@@ -110,9 +114,10 @@ fn shape(language: Language, kind: &str) -> Shape {
             "union_specifier" | "enum_specifier" | "type_definition" | "alias_declaration" => Shape::Type,
             "concept_definition" => Shape::Type,
             "declaration" | "preproc_def" | "preproc_function_def" => Shape::Value,
-            "template_declaration" | "namespace_definition" | "declaration_list" | "linkage_specification" => {
-                Shape::Enter
-            }
+            "template_declaration"
+            | "namespace_definition"
+            | "declaration_list"
+            | "linkage_specification" => Shape::Enter,
             "preproc_ifdef" | "preproc_if" | "preproc_else" | "preproc_elif" => Shape::Enter,
             _ => Shape::Other,
         },
@@ -150,14 +155,18 @@ impl Reader<'_> {
                 }
             }
             Shape::Type => {
-                let mentions = node.kind().ends_with("_specifier") && node.child_by_field_name("body").is_none();
+                let mentions =
+                    node.kind().ends_with("_specifier") && node.child_by_field_name("body").is_none();
                 if !mentions {
                     self.push(node, outer, self.whole(node, outer));
                 }
             }
             Shape::Value => self.value(node, outer),
             Shape::Enter if depth < MAX_DEPTH => {
-                let wraps = matches!(node.kind(), "export_statement" | "template_declaration" | "ambient_declaration");
+                let wraps = matches!(
+                    node.kind(),
+                    "export_statement" | "template_declaration" | "ambient_declaration"
+                );
                 self.default_export(node);
                 let mut walk = node.walk();
                 for child in node.named_children(&mut walk) {
@@ -213,7 +222,12 @@ impl Reader<'_> {
         });
         let end = body.map_or(outer.end_byte(), |body| body.start_byte());
         let head = self.text.get(outer.start_byte()..end).unwrap_or_default();
-        let head = head.trim_end().trim_end_matches(['{', ';']).trim_end().trim_end_matches("=>").trim_end();
+        let head = head
+            .trim_end()
+            .trim_end_matches(['{', ';'])
+            .trim_end()
+            .trim_end_matches("=>")
+            .trim_end_matches([' ', ',']);
         one_line(if self.language == Language::Python { head.trim_end_matches(':') } else { head })
     }
 
@@ -238,12 +252,14 @@ impl Reader<'_> {
         let empty = text.len();
         let body = node.child_by_field_name("body");
         for member in body.map(|body| self.members(node, body)).unwrap_or_default() {
-            text += &format!("    {member}\n");
+            text += &format!("    {}\n", member.replace('\n', "\n    "));
         }
         match (python, text.len() == empty) {
             (true, true) => text += "    ...\n",
             (true, false) => {}
-            (false, _) => text += if matches!(self.language, Language::C | Language::Cpp) { "};\n" } else { "}\n" },
+            (false, _) => {
+                text += if matches!(self.language, Language::C | Language::Cpp) { "};\n" } else { "}\n" }
+            }
         }
         text
     }
@@ -274,13 +290,20 @@ impl Reader<'_> {
             _ => node,
         };
         let kind = inner.kind();
-        let is_method = ["function_definition", "function_item", "function_signature_item", "method_definition"]
-            .contains(&kind)
-            || ["method_declaration", "constructor_declaration", "method_signature", "abstract_method_signature"]
+        let is_method =
+            ["function_definition", "function_item", "function_signature_item", "method_definition"]
+                .contains(&kind)
+                || [
+                    "method_declaration",
+                    "constructor_declaration",
+                    "method_signature",
+                    "abstract_method_signature",
+                ]
                 .contains(&kind);
         let is_field = ["field_declaration", "field_definition", "public_field_definition", "declaration"]
             .contains(&kind)
-            || ["property_signature", "expression_statement", "associated_type", "const_item"].contains(&kind);
+            || ["property_signature", "expression_statement", "associated_type", "const_item"]
+                .contains(&kind);
         if !is_method && !is_field {
             return None;
         }
@@ -323,7 +346,7 @@ impl Reader<'_> {
             return;
         }
         for line in lines {
-            text += &format!("    {line}\n");
+            text += &format!("    {}\n", line.replace('\n', "\n    "));
         }
         self.outline.items.push(Item { name, text: text + "}\n" });
     }
@@ -353,7 +376,9 @@ impl Reader<'_> {
             let Some(assignment) = node.named_child(0).filter(|child| child.kind() == "assignment") else {
                 return;
             };
-            if let Some(left) = assignment.child_by_field_name("left").filter(|left| left.kind() == "identifier") {
+            if let Some(left) =
+                assignment.child_by_field_name("left").filter(|left| left.kind() == "identifier")
+            {
                 let item = Item {
                     name: self.source(left).to_owned(),
                     text: format!("{}\n", one_line(first_line(self.source(node)))),
@@ -364,7 +389,9 @@ impl Reader<'_> {
         }
         if matches!(node.kind(), "lexical_declaration" | "variable_declaration") {
             let mut walk = node.walk();
-            for declarator in node.named_children(&mut walk).filter(|child| child.kind() == "variable_declarator") {
+            for declarator in
+                node.named_children(&mut walk).filter(|child| child.kind() == "variable_declarator")
+            {
                 let is_function = declarator
                     .child_by_field_name("value")
                     .is_some_and(|value| value.child_by_field_name("body").is_some());
@@ -391,7 +418,10 @@ impl Reader<'_> {
         };
         let line = match node.kind() {
             "declaration" => one_line(source),
-            "macro_definition" => format!("{} {{ ... }}", one_line(first_line(source)).trim_end_matches(['{', ' '])),
+            "macro_definition" => {
+                let name = node.child_by_field_name("name").map(|name| self.source(name)).unwrap_or_default();
+                format!("macro_rules! {name} {{ ... }}")
+            }
             _ => one_line(first_line(source)),
         };
         self.push(node, outer, format!("{prefix}{line}\n"));
@@ -405,7 +435,8 @@ impl Reader<'_> {
         if string.kind() != "string" {
             return None;
         }
-        let text = self.source(string).trim_start_matches(['r', 'R', 'u', 'U', 'b']).trim_matches(['"', '\'']);
+        let text =
+            self.source(string).trim_start_matches(['r', 'R', 'u', 'U', 'b']).trim_matches(['"', '\'']);
         doc_line(text)
     }
 
@@ -417,7 +448,8 @@ impl Reader<'_> {
             let end = above.end_position();
             let last_row = if end.column == 0 { end.row.saturating_sub(1) } else { end.row };
             let is_attribute = above.kind() == "attribute_item";
-            if last_row + 1 < below.start_position().row || !is_attribute && !above.kind().contains("comment") {
+            if last_row + 1 < below.start_position().row || !is_attribute && !above.kind().contains("comment")
+            {
                 break;
             }
             if !is_attribute {
@@ -449,8 +481,12 @@ fn name_of(node: Node<'_>) -> Option<Node<'_>> {
     let mut declarator = node.child_by_field_name("declarator")?;
     loop {
         match declarator.kind() {
-            "identifier" | "field_identifier" | "type_identifier" | "qualified_identifier"
-            | "destructor_name" | "operator_name" => return Some(declarator),
+            "identifier"
+            | "field_identifier"
+            | "type_identifier"
+            | "qualified_identifier"
+            | "destructor_name"
+            | "operator_name" => return Some(declarator),
             "variable_declarator" => return declarator.child_by_field_name("name"),
             _ => {
                 let inner = declarator.child_by_field_name("declarator");

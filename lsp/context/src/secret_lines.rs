@@ -58,8 +58,9 @@ pub(crate) fn without_secrets(text: &str) -> Cow<'_, str> {
     let mut kept = String::new();
     let mut dropped = false;
     for (at, line) in lines_with_start(text) {
-        let begins = line.contains("-----BEGIN");
-        let ends = line.contains("-----END") || line.contains("-----\\nEND");
+        let marks =
+            |word: &str| line.contains(word) && (line.contains("-----") || line.contains("PRIVATE KEY"));
+        let (begins, ends) = (marks("BEGIN "), marks("END "));
         let armoured = armour || begins || ends;
         // An armour that was never closed must not swallow the rest of the file.
         armour = (armour || begins) && !ends && (begins || is_armour(line));

@@ -24,6 +24,8 @@ pub(crate) enum Job {
     Scan,
     /// Bring one file up to date, or what is in a directory.
     Update(PathBuf),
+    /// Make the outline of an admitted file.
+    Outline(PathBuf),
 }
 
 /// The thread's state.
@@ -73,6 +75,10 @@ impl Worker {
             match job {
                 Some(Job::Scan) => self.start_scan(),
                 Some(Job::Update(path)) => self.update(&path),
+                Some(Job::Outline(path)) => {
+                    let limit = self.shared.options.index.max_file_bytes;
+                    self.shared.definitions.prepare(&path, self.shared.open_text(&path), limit);
+                }
                 None => self.scan_on(started),
             }
             self.sweep();

@@ -59,6 +59,11 @@ impl Workspace {
         &self.folders
     }
 
+    /// The innermost folder that holds a canonical path.
+    pub(crate) fn root_of(&self, real: &Path) -> Option<&Path> {
+        self.folders.iter().map(|folder| folder.root.as_path()).find(|root| real.starts_with(root))
+    }
+
     /// The file at `path`, if it may become context: it lies in a workspace folder, also after
     /// following links, no ignore file names it, and its name is not one that secrets have.
     ///

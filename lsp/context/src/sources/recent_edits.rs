@@ -53,7 +53,15 @@ fn is_at(hunk: &Hunk, line: usize) -> bool {
 }
 
 fn diff(hunk: &Hunk) -> String {
-    let removed = hunk.removed.iter().take(MAX_REMOVED).map(|line| format!("-{line}\n"));
-    let added = hunk.added.iter().take(MAX_ADDED).map(|line| format!("+{line}\n"));
+    let removed = trimmed(&hunk.removed).iter().take(MAX_REMOVED).map(|line| format!("-{line}\n"));
+    let added = trimmed(&hunk.added).iter().take(MAX_ADDED).map(|line| format!("+{line}\n"));
     removed.chain(added).collect()
+}
+
+/// Without blank lines at the edges.
+fn trimmed(lines: &[String]) -> &[String] {
+    let says_something = |line: &String| !line.trim().is_empty();
+    let first = lines.iter().position(says_something).unwrap_or(0);
+    let end = lines.iter().rposition(says_something).map_or(first, |last| last + 1);
+    &lines[first..end]
 }
