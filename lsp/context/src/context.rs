@@ -108,6 +108,7 @@ impl ContextIndex {
     /// A document was opened.
     pub fn opened(&self, path: &Path, text: Rope) {
         let left = self.shared.documents().opened(path, text);
+        self.shared.definitions.forget_targets();
         self.shared.update(left);
         self.shared.send(Job::Update(path.to_path_buf()));
     }
@@ -133,6 +134,7 @@ impl ContextIndex {
 
     /// A file or directory was made, changed or deleted, by whomever.
     pub fn changed_on_disk(&self, path: &Path) {
+        self.shared.definitions.forget_targets();
         if IgnoreRules::is_ignore_file(path) {
             let workspace = self.shared.workspace().reread();
             self.shared.set_workspace(workspace);
@@ -240,6 +242,7 @@ impl Shared {
 
     fn set_workspace(&self, workspace: Workspace) {
         *self.workspace.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(workspace);
+        self.definitions.forget_targets();
         self.send(Job::Scan);
     }
 

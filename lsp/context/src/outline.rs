@@ -351,23 +351,27 @@ impl Reader<'_> {
         self.outline.items.push(Item { name, text: text + "}\n" });
     }
 
-    /// A type as it is written where it is short, else its head.
+    /// A type as it is written, without comments and not too much of it.
     fn whole(&self, node: Node<'_>, outer: Node<'_>) -> String {
         let start = if self.language == Language::Go { "type " } else { "" };
-        let source = self.source(outer);
+        let source = without_comments(&dedent(self.source(outer)));
         let end = if self.language == Language::Go || source.ends_with([';', '}']) { "" } else { ";" };
         let end = if matches!(node.kind(), "union_specifier" | "enum_specifier") { ";" } else { end };
         if source.len() <= MAX_WHOLE {
-            return format!("{start}{}{end}\n", dedent(source));
+            return format!("{start}{source}{end}\n");
         }
-        let body = node.child_by_field_name("body").or_else(|| {
-            let of = node.child_by_field_name("type")?;
-            of.child_by_field_name("body").or_else(|| of.named_child(0))
+        let mut left = MAX_WHOLE;
+        let fits = source.lines().take_while(|line| {
+            let fits = line.len() < left;
+            left = left.saturating_sub(line.len() + 1);
+            fits
         });
-        let cut = body.map_or(outer.end_byte(), |body| body.start_byte());
-        let head = self.text.get(outer.start_byte()..cut).unwrap_or_default();
-        let head = one_line(if head.len() == source.len() { first_line(source) } else { head });
-        format!("{start}{} {{ ... }}\n", head.trim_end_matches(['{', ' ']))
+        let fits: Vec<&str> = fits.collect();
+        match (fits.is_empty(), source.lines().last().filter(|last| last.starts_with('}'))) {
+            (true, _) => format!("{start}{}\n", one_line(first_line(&source))),
+            (false, Some(last)) => format!("{start}{}\n    ...\n{last}{end}\n", fits.join("\n")),
+            (false, None) => format!("{start}{}\n    ...\n", fits.join("\n")),
+        }
     }
 
     /// Constants, variables, prototypes, macros: one line, under each of its names.
@@ -514,6 +518,15 @@ fn one_line(text: &str) -> String {
         Some((end, _)) => format!("{}...", &joined[..end]),
         None => joined,
     }
+}
+
+/// `text` without lines that are nothing but comments or attributes.
+fn without_comments(text: &str) -> String {
+    let says_something = |line: &&str| {
+        let line = line.trim_start();
+        !["//", "/*", "* ", "*/", "#["].iter().any(|mark| line.starts_with(mark))
+    };
+    text.lines().filter(says_something).collect::<Vec<_>>().join("\n")
 }
 
 /// `text`, of which the first line starts at its text, with the others as much to the left as they go together.

@@ -52,6 +52,12 @@ fn pattern(source: &str) -> Regex {
     pattern.expect("the pattern is a constant that the tests compile")
 }
 
+/// Compiles the patterns, which takes milliseconds the first time.
+pub(crate) fn prepare() {
+    LazyLock::force(&KNOWN);
+    LazyLock::force(&ASSIGNED);
+}
+
 /// `text` without its lines that look like secrets. Line ends stay as they are.
 pub(crate) fn without_secrets(text: &str) -> Cow<'_, str> {
     let mut armour = false;

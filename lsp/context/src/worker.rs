@@ -14,6 +14,7 @@ use crate::blocks;
 use crate::context::Shared;
 use crate::files::{self, Family};
 use crate::index::{IndexedChunk, Stamp};
+use crate::secret_lines;
 use crate::words::terms;
 use crate::workspace::Workspace;
 
@@ -54,6 +55,7 @@ impl Worker {
 
     /// Runs until the other end of the channel is gone or the index is dropped.
     pub(crate) fn run(mut self) {
+        secret_lines::prepare();
         loop {
             let job = if self.scan.is_some() {
                 match self.jobs.try_recv() {

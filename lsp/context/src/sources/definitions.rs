@@ -34,6 +34,11 @@ const MAX_IMPORTS: usize = 32;
 const MAX_REEXPORTS: usize = 3;
 /// Bytes on either side of the caret in which names count as used.
 const USES_REACH: usize = 16 << 10;
+/// Bytes that are parsed in a millisecond, at least. What would take longer than there is time is left to
+/// the background thread at once.
+const PARSED_PER_MILLISECOND: u64 = 4_096;
+/// How long a resolved import is believed when nobody says that files changed.
+const BELIEVED: Duration = Duration::from_secs(10);
 /// Time the background thread may take for an outline that is not done while typing.
 const BACKGROUND_BUDGET: Duration = Duration::from_millis(500);
 
@@ -41,11 +46,18 @@ const BACKGROUND_BUDGET: Duration = Duration::from_millis(500);
 #[derive(Debug, Default)]
 pub(crate) struct Cache {
     outlines: Mutex<Outlines>,
-    imports: Mutex<HashMap<PathBuf, Statements>>,
+    imports: Mutex<HashMap<PathBuf, Resolved>>,
 }
 
-/// The import statements of a file and what they mean.
-type Statements = (String, Arc<Vec<Import>>);
+/// What a file imports.
+#[derive(Debug)]
+struct Resolved {
+    /// The text of its import statements.
+    statements: String,
+    /// What they mean, in their order.
+    targets: Arc<Vec<Target>>,
+    at: Instant,
+}
 
 #[derive(Debug, Default)]
 struct Outlines {
@@ -82,7 +94,8 @@ pub(crate) fn offer(turn: &mut Turn<'_>, query: &Query<'_>, documents: &Snapshot
     let Some(root) = workspace.root_of(&here.real) else {
         return;
     };
-    let imports = shared.definitions.imports_of(query.path, query.text, language);
+    let statements = imports::statements(query.text, language);
+    let targets = shared.definitions.targets_of(language, statements, &here.real, root);
     let text = imports::without_statements(&text_in_reach(query), language);
     let mut search = Search {
         turn,
@@ -91,17 +104,18 @@ pub(crate) fn offer(turn: &mut Turn<'_>, query: &Query<'_>, documents: &Snapshot
         workspace: &workspace,
         root,
         uses: Uses::of(&text),
+        known: HashMap::new(),
         seen: HashSet::from([here.real.clone()]),
         found: Vec::new(),
+        is_incomplete: false,
     };
-    for import in imports.iter() {
-        for target in targets(language, import, &here.real, root) {
-            if !search.turn.in_time() {
-                break;
-            }
-            search.follow(&target, MAX_REEXPORTS);
+    for target in targets.iter() {
+        if !search.turn.in_time() {
+            break;
         }
+        search.follow(target, MAX_REEXPORTS);
     }
+    search.turn.late |= search.is_incomplete;
     let found = search.found;
     give(turn, found);
 }
@@ -129,19 +143,31 @@ struct Search<'a, 's> {
     workspace: &'a Workspace,
     root: &'a Path,
     uses: Uses<'a>,
+    /// Files by the path that an import led to; `None` for one that is not admitted or not ready.
+    known: HashMap<PathBuf, Option<(Admitted, Arc<Outline>)>>,
     /// Files whose use by star was looked at, and this file itself.
     seen: HashSet<PathBuf>,
     found: Vec<Found>,
+    /// Whether an outline was not ready.
+    is_incomplete: bool,
 }
 
 impl Search<'_, '_> {
     /// Adds what is wanted of a file, or of a file that it passes on. Returns whether there was something.
     fn follow(&mut self, target: &Target, reexports: usize) -> bool {
-        let Some(file) = self.workspace.admit(&target.file) else {
+        let known = match self.known.get(&target.file) {
+            Some(known) => known.clone(),
+            None => {
+                let file = self.workspace.admit(&target.file);
+                let known = file.and_then(|file| Some((file.clone(), self.outline(&file)?)));
+                self.known.insert(target.file.clone(), known.clone());
+                known
+            }
+        };
+        let Some((file, outline)) = known else {
             return false;
         };
-        let language = Language::from_path(&file.real);
-        let (Some(language), Some(outline)) = (language, self.outline(&file)) else {
+        let Some(language) = Language::from_path(&file.real) else {
             return false;
         };
         let is_wanted = |name: &str| match &target.wanted {
@@ -189,7 +215,7 @@ impl Search<'_, '_> {
         }
         let mut any = false;
         for import in &outline.imports {
-            let Some(import) = passed_on(import, &target.wanted) else {
+            let Some(import) = passed_on(import, &target.wanted, &self.uses) else {
                 continue;
             };
             for next in targets(language, &import, &file.real, self.root) {
@@ -213,7 +239,7 @@ impl Search<'_, '_> {
         let outline = self.shared.definitions.outline_of(&file.real, open, limit, left);
         if outline.is_none() {
             // Too long for a keystroke. It is there next time.
-            self.turn.late = true;
+            self.is_incomplete = true;
             self.shared.send(Job::Outline(file.real.clone()));
         }
         outline
@@ -221,29 +247,34 @@ impl Search<'_, '_> {
 }
 
 /// The part of an import by which a file passes on what is wanted of it.
-fn passed_on(import: &Import, wanted: &Wanted) -> Option<Import> {
-    let with = |names| Import { names, qualifier: None, ..import.clone() };
+fn passed_on(import: &Import, wanted: &Wanted, uses: &Uses<'_>) -> Option<Import> {
+    if import.module == "." {
+        return None;
+    }
+    // A name that the file imports is a name of its own; one that its stars may bring is asked for there.
+    let named = |is_wanted: &dyn Fn(&str) -> bool| -> Vec<(String, String)> {
+        import.names.iter().filter(|(_, here)| is_wanted(here)).cloned().collect()
+    };
+    let mut passed = Import { module: import.module.clone(), ..Import::default() };
     match wanted {
         Wanted::Name(name, local) => {
-            let named = import.names.iter().find(|(_, here)| here == name);
-            match named {
-                Some((there, _)) => Some(Import { all: false, ..with(vec![(there.clone(), local.clone())]) }),
-                None if import.all && import.module != "." => {
-                    Some(Import { all: false, ..with(vec![(name.clone(), local.clone())]) })
-                }
-                None => None,
+            passed.names = named(&|here| here == name);
+            passed.names.iter_mut().for_each(|(_, here)| here.clone_from(local));
+            if passed.names.is_empty() && import.all {
+                passed.names.push((name.clone(), local.clone()));
             }
         }
-        _ if import.module == "." => None,
-        Wanted::Used => import.all.then(|| with(Vec::new())),
-        // `package.Name` where the package took the name from one of its modules.
         Wanted::Through(qualifier) => {
-            let mut import = with(Vec::new());
-            import.qualifier = Some(qualifier.clone());
-            import.all = false;
-            Some(import)
+            passed.names = named(&|here| uses.has_qualified(qualifier, here));
+            passed.qualifier = import.all.then(|| qualifier.clone());
+        }
+        Wanted::Used => {
+            passed.names = named(&|here| uses.has(here));
+            passed.all = import.all;
         }
     }
+    let passes = !passed.names.is_empty() || passed.qualifier.is_some() || passed.all;
+    passes.then_some(passed)
 }
 
 /// Offers what fits. Used names are chosen first; files are given in the order in which they were found.
@@ -279,21 +310,35 @@ fn give(turn: &mut Turn<'_>, mut found: Vec<Found>) {
 }
 
 impl Cache {
-    /// The imports of a text, parsed again only when a statement changed.
-    fn imports_of(&self, path: &Path, text: &Rope, language: Language) -> Arc<Vec<Import>> {
-        let statements = imports::statements(text, language);
-        if let Some((known, imports)) = lock(&self.imports).get(path)
-            && *known == statements
+    /// What import statements mean in the file `real`, looked up again when they or files changed.
+    fn targets_of(
+        &self,
+        language: Language,
+        statements: String,
+        real: &Path,
+        root: &Path,
+    ) -> Arc<Vec<Target>> {
+        if let Some(known) = lock(&self.imports).get(real)
+            && known.statements == statements
+            && known.at.elapsed() < BELIEVED
         {
-            return imports.clone();
+            return known.targets.clone();
         }
-        let parsed = Arc::new(imports::parse(language, &statements));
+        let imports = imports::parse(language, &statements);
+        let found = imports.iter().flat_map(|import| targets(language, import, real, root));
+        let found = Arc::new(found.collect::<Vec<_>>());
         let mut kept = lock(&self.imports);
-        if kept.len() >= MAX_IMPORTS && !kept.contains_key(path) {
+        if kept.len() >= MAX_IMPORTS && !kept.contains_key(real) {
             kept.clear();
         }
-        kept.insert(path.to_path_buf(), (statements, parsed.clone()));
-        parsed
+        let resolved = Resolved { statements, targets: found.clone(), at: Instant::now() };
+        kept.insert(real.to_path_buf(), resolved);
+        found
+    }
+
+    /// Files came or went: imports may mean others.
+    pub(crate) fn forget_targets(&self) {
+        lock(&self.imports).clear();
     }
 
     /// The outline of a file: of what is `open` in the editor, else of what is on disk. `None` when
@@ -307,15 +352,28 @@ impl Cache {
     ) -> Option<Arc<Outline>> {
         let stamp = match &open {
             Some((_, version)) => Stamp::Open { version: *version },
-            None => disk_stamp(real)?,
+            None => match disk_stamp(real) {
+                Some(stamp) => stamp,
+                // Gone meanwhile.
+                None => return Some(Arc::default()),
+            },
         };
         if let Some(known) = lock(&self.outlines).get(real, stamp) {
             return Some(known);
         }
-        let bytes = match (open, stamp) {
-            (Some((text, _)), _) if text.len_bytes() as u64 <= max_bytes => text.to_string().into_bytes(),
-            (None, Stamp::Disk { bytes, .. }) if bytes <= max_bytes => fs::read(real).unwrap_or_default(),
-            _ => Vec::new(),
+        let length = match (&open, stamp) {
+            (Some((text, _)), _) => text.len_bytes() as u64,
+            (None, Stamp::Disk { bytes, .. }) => bytes,
+            (None, Stamp::Open { .. }) => 0,
+        };
+        let possible = PARSED_PER_MILLISECOND * u64::try_from(budget.as_millis()).unwrap_or(u64::MAX);
+        if length <= max_bytes && length > possible && budget < BACKGROUND_BUDGET {
+            return None;
+        }
+        let bytes = match open {
+            _ if length > max_bytes => Vec::new(),
+            Some((text, _)) => text.to_string().into_bytes(),
+            None => fs::read(real).unwrap_or_default(),
         };
         let text = files::source_text(&bytes).unwrap_or_default();
         let language = Language::from_path(real);
