@@ -1,0 +1,261 @@
+//! The thread that keeps the index: walks the workspace once, and after that reads what changed.
+//!
+//! It works in slices of a few milliseconds with a rest after each, and takes no lock while it reads. Locks are taken
+//! to store one file's result.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, TryRecvError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::blocks;
+use crate::context::Shared;
+use crate::files::{self, Family};
+use crate::index::{IndexedChunk, Stamp};
+use crate::secret_lines;
+use crate::words::terms;
+use crate::workspace::Workspace;
+
+/// Something to do.
+#[derive(Debug)]
+pub(crate) enum Job {
+    /// Bring the whole index up to date.
+    Scan,
+    /// Bring one file up to date, or what is in a directory.
+    Update(PathBuf),
+    /// Make the outline of an admitted file.
+    Outline(PathBuf),
+}
+
+/// The thread's state.
+pub(crate) struct Worker {
+    shared: Arc<Shared>,
+    jobs: Receiver<Job>,
+    scan: Option<Scan>,
+    /// Counts scans, to tell files that the last one did not find.
+    scans: u64,
+    /// Time worked since the last rest.
+    worked: Duration,
+}
+
+/// A walk that is under way.
+struct Scan {
+    workspace: Arc<Workspace>,
+    /// What is left, in reverse: directories and files, with the folder they are in.
+    stack: Vec<(usize, PathBuf, bool)>,
+    files_read: usize,
+}
+
+impl Worker {
+    pub(crate) fn new(shared: Arc<Shared>, jobs: Receiver<Job>) -> Self {
+        Self { shared, jobs, scan: None, scans: 0, worked: Duration::ZERO }
+    }
+
+    /// Runs until the other end of the channel is gone or the index is dropped.
+    pub(crate) fn run(mut self) {
+        secret_lines::prepare();
+        loop {
+            let job = if self.scan.is_some() {
+                match self.jobs.try_recv() {
+                    Ok(job) => Some(job),
+                    Err(TryRecvError::Empty) => None,
+                    Err(TryRecvError::Disconnected) => return,
+                }
+            } else {
+                match self.jobs.recv() {
+                    Ok(job) => Some(job),
+                    Err(_) => return,
+                }
+            };
+            if self.shared.is_stopped() {
+                return;
+            }
+            let started = Instant::now();
+            let had_job = job.is_some();
+            match job {
+                Some(Job::Scan) => self.start_scan(),
+                Some(Job::Update(path)) => self.update(&path),
+                Some(Job::Outline(path)) => {
+                    let limit = self.shared.options.index.max_file_bytes;
+                    self.shared.definitions.prepare(&path, self.shared.open_text(&path), limit);
+                }
+                None => self.scan_on(started),
+            }
+            self.sweep();
+            self.shared.note_progress(had_job, self.scan.is_some());
+            self.rest(started.elapsed());
+        }
+    }
+
+    fn rest(&mut self, worked: Duration) {
+        self.worked += worked;
+        if self.worked >= self.shared.options.index.work_slice {
+            self.worked = Duration::ZERO;
+            thread::sleep(self.shared.options.index.rest);
+        }
+    }
+
+    fn start_scan(&mut self) {
+        self.scans += 1;
+        let workspace = self.shared.workspace();
+        let folders = workspace.folders().iter().enumerate().rev();
+        let stack = folders.map(|(at, folder)| (at, folder.root.clone(), true)).collect();
+        self.scan = Some(Scan { workspace, stack, files_read: 0 });
+    }
+
+    /// Walks on for a slice.
+    fn scan_on(&mut self, started: Instant) {
+        let Some(mut scan) = self.scan.take() else {
+            return;
+        };
+        while let Some((folder, path, is_directory)) = scan.stack.pop() {
+            if is_directory {
+                scan.list(folder, &path);
+            } else {
+                self.scan_file(&mut scan, &path);
+            }
+            if started.elapsed() >= self.shared.options.index.work_slice {
+                self.scan = Some(scan);
+                return;
+            }
+        }
+        self.shared.index_mut().remove_unseen(self.scans);
+    }
+
+    fn scan_file(&mut self, scan: &mut Scan, path: &Path) {
+        self.shared.progress_mut().files_seen += 1;
+        if scan.files_read >= self.shared.options.index.max_files {
+            self.shared.progress_mut().is_full = true;
+            return;
+        }
+        let known = self.shared.index().stamp(path);
+        let same_on_disk = known.is_some() && known == disk_stamp(path);
+        let open = || self.shared.open_text(path).map(|(_, version)| Stamp::Open { version });
+        if same_on_disk || matches!(known, Some(Stamp::Open { .. })) && known == open() {
+            self.shared.index_mut().mark(path, self.scans);
+            scan.files_read += 1;
+        } else if self.index_file(path, path) {
+            scan.files_read += 1;
+        }
+    }
+
+    /// Brings what is at `path` up to date, by the name the editor gave.
+    fn update(&mut self, path: &Path) {
+        if path.is_dir() {
+            // A directory that came or was renamed: unchanged files cost a look each.
+            self.start_scan();
+            return;
+        }
+        let real = self.shared.workspace().admit(path).map(|file| file.real);
+        let indexed = real.as_ref().is_some_and(|real| {
+            let name = real.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            files::is_source_name(name) && self.index_file(path, real)
+        });
+        if !indexed {
+            let real = real.as_deref().unwrap_or(path);
+            let mut index = self.shared.index_mut();
+            index.remove(real);
+            index.remove_under(real);
+        }
+    }
+
+    /// Reads a file and stores what is in it. False when it does not belong in the index.
+    fn index_file(&mut self, named: &Path, real: &Path) -> bool {
+        let Some(family) = Family::of(real) else {
+            return false;
+        };
+        let limits = &self.shared.options.index;
+        let (bytes, stamp) = match self.shared.open_text(named) {
+            Some((text, version)) if text.len_bytes() as u64 <= limits.max_file_bytes => {
+                (text.to_string().into_bytes(), Stamp::Open { version })
+            }
+            Some(_) => return false,
+            None => {
+                // The stamp is from before the read: a write in between is noticed later.
+                let Some(stamp @ Stamp::Disk { bytes, .. }) = disk_stamp(real) else {
+                    return false;
+                };
+                if bytes > limits.max_file_bytes {
+                    return false;
+                }
+                self.shared.progress_mut().files_read += 1;
+                match fs::read(real) {
+                    Ok(bytes) => (bytes, stamp),
+                    Err(_) => return false,
+                }
+            }
+        };
+        let Some(text) = files::source_text(&bytes) else {
+            return false;
+        };
+        let chunks = chunks_of(text);
+        let mut index = self.shared.index_mut();
+        let is_new = index.stamp(real).is_none();
+        let is_full =
+            index.memory_bytes() >= limits.max_memory_bytes || is_new && index.len() >= limits.max_files;
+        if is_full {
+            drop(index);
+            self.shared.progress_mut().is_full = true;
+            return false;
+        }
+        index.put(real, stamp, family, chunks, self.scans);
+        true
+    }
+
+    fn sweep(&self) {
+        if self.shared.index().wants_sweep() {
+            // Only this thread changes the index, so nothing is lost between the two locks.
+            let swept = self.shared.index().swept();
+            *self.shared.index_mut() = swept;
+        }
+    }
+}
+
+impl Scan {
+    /// Puts the entries of a directory on the stack, in reverse order of their names.
+    fn list(&mut self, folder_at: usize, directory: &Path) {
+        let Some(folder) = self.workspace.folders().get(folder_at) else {
+            return;
+        };
+        let Ok(entries) = fs::read_dir(directory) else {
+            return;
+        };
+        let entries = entries.flatten().filter_map(|entry| {
+            let kind = entry.file_type().ok()?;
+            let name = entry.file_name();
+            let name = name.to_str()?;
+            let wanted = if kind.is_dir() {
+                files::is_source_directory(name)
+            } else {
+                kind.is_file() && (files::is_source_name(name) || name == CACHE_MARK)
+            };
+            wanted.then(|| (folder_at, entry.path(), kind.is_dir()))
+        });
+        let mut entries: Vec<_> = entries.collect();
+        if directory != folder.root && entries.iter().any(|(_, path, _)| path.ends_with(CACHE_MARK)) {
+            return;
+        }
+        entries.retain(|(_, path, is_directory)| {
+            !path.ends_with(CACHE_MARK) && folder.admits_entry(path, *is_directory)
+        });
+        entries.sort_by(|a, b| b.1.cmp(&a.1));
+        self.stack.extend(entries);
+    }
+}
+
+/// A directory with this file in it holds what can be made again (bford.info/cachedir).
+const CACHE_MARK: &str = "CACHEDIR.TAG";
+
+/// What is on disk at `path`; `None` when it is no file.
+pub(crate) fn disk_stamp(path: &Path) -> Option<Stamp> {
+    let metadata = fs::symlink_metadata(path).ok().filter(fs::Metadata::is_file)?;
+    Some(Stamp::Disk { modified: metadata.modified().ok()?, bytes: metadata.len() })
+}
+
+fn chunks_of(text: &str) -> Vec<IndexedChunk> {
+    let lines: Vec<&str> = text.lines().collect();
+    let chunks = blocks::chunks(&lines).into_iter();
+    chunks.map(|range| (range.clone(), terms(&lines[range].join("\n")))).collect()
+}
