@@ -2,7 +2,7 @@
 //!
 //! [`measure`] drives the engine as a user's requests do and [`report`] shows what came out; [`seed`] is
 //! another set of measurements, with [`html`] for a page of [`chart`]s. Both load their model through
-//! [`target`].
+//! [`target`]. [`typing`] measures the whole server as an editor sees it.
 
 mod bandwidth;
 mod chart;
@@ -13,6 +13,7 @@ mod report;
 mod requests;
 mod seed;
 mod target;
+mod typing;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -40,7 +41,8 @@ use super::print;
         redstart bench --model ~/models/Qwen2.5-Coder-1.5B-Instruct-AWQ --depth 2048\n  \
         redstart bench --synthetic 1.5b --json             without a download: random weights, speed only\n  \
         redstart bench --synthetic 0.5b --write /tmp/0.5b  those weights as a model directory\n  \
-        redstart bench seed --html report.html             everyday requests, and a page of plots"
+        redstart bench seed --html report.html             everyday requests, and a page of plots\n  \
+        redstart bench typing                              recorded typing, through the server behind a pipe"
 )]
 pub(super) struct BenchArgs {
     #[command(subcommand)]
@@ -53,6 +55,7 @@ pub(super) struct BenchArgs {
 #[derive(Subcommand)]
 enum BenchCommand {
     Seed(seed::SeedArgs),
+    Typing(typing::TypingArgs),
     ReadBandwidth(bandwidth::ReadBandwidthArgs),
 }
 
@@ -93,6 +96,7 @@ struct MeasureArgs {
 pub(super) fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
     match (args.command, args.measure) {
         (Some(BenchCommand::Seed(args)), _) => seed::run_seed(&args)?,
+        (Some(BenchCommand::Typing(args)), _) => typing::run(&args)?,
         (Some(BenchCommand::ReadBandwidth(args)), _) => bandwidth::run(&args)?,
         (None, MeasureArgs { write: Some(directory), target, .. }) => {
             print(&format!("{}\n", target.write(&directory)?))?;
