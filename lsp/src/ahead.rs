@@ -20,12 +20,16 @@ use crate::typing::totals::Account;
 
 impl Assistant {
     /// Notes that a suggestion is on display, and begins to generate what comes after it: what follows when it
-    /// is accepted is then there already.
-    pub fn shown(&self, typing: &Arc<Typing>, snapshot: &Snapshot, suggestion: &Suggestion) {
-        typing.shown(suggestion.id);
-        if !self.works_ahead() {
-            return;
+    /// is accepted is then there already. True when it was not on display before.
+    pub fn shown(&self, typing: &Arc<Typing>, snapshot: &Snapshot, suggestion: &Suggestion) -> bool {
+        let is_new = typing.shown(suggestion.id);
+        if self.works_ahead() {
+            self.continue_after(typing, snapshot, suggestion);
         }
+        is_new
+    }
+
+    fn continue_after(&self, typing: &Arc<Typing>, snapshot: &Snapshot, suggestion: &Suggestion) {
         let Ok(model) = self.ready() else { return };
         let Some((text, lead)) = continuation(snapshot, suggestion) else { return };
         let at = suggestion.range.start + lead.len();

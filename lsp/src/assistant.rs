@@ -14,9 +14,11 @@ pub use redstart_syntax::trigger::Trigger;
 use crate::model::{LoadedModel, ModelState, ModelWatch};
 use crate::power;
 use crate::snapshot::Snapshot;
+use crate::typing::Typing;
 use crate::typing::options::{Ahead, TypingOptions};
 use crate::typing::pace::EngineSpeed;
 use crate::typing::totals::{Ledger, Totals};
+use crate::window::BYTES_PER_TOKEN;
 
 /// One suggestion: replace `range` (byte offsets, within one line, containing the caret) by `text`.
 #[derive(Clone, Debug, PartialEq)]
@@ -162,6 +164,24 @@ impl Assistant {
                 Ahead::PluggedIn => !power::on_battery(),
                 Ahead::Off => false,
             }
+    }
+
+    /// Whether prompts may have text from elsewhere.
+    pub(crate) fn uses_context(&self) -> bool {
+        self.options.context
+    }
+
+    /// Most bytes of text from elsewhere in a prompt of the model; none as long as it is not there.
+    pub(crate) fn context_bytes(&self) -> usize {
+        let tokens = self.ready().map_or(0, |model| model.hints.context_tokens);
+        tokens * BYTES_PER_TOKEN
+    }
+
+    /// The bytes of a document that are in a prompt for `caret` already.
+    pub(crate) fn window(&self, typing: &Typing, snapshot: &Snapshot, caret: usize) -> Range<usize> {
+        let tokens = self.ready().map_or(0, |model| model.hints.window_tokens);
+        let window = typing.windows().place(&snapshot.text, caret, tokens);
+        caret.saturating_sub(window.prefix.len())..caret + window.suffix.len()
     }
 
     /// What typing cost and brought since the start.

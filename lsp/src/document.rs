@@ -87,9 +87,27 @@ pub struct Document {
     binary: bool,
     recent: VecDeque<(i32, LineEdit)>,
     typing: Arc<Typing>,
-    reactions: Vec<Reaction>,
+    /// What happened since the last [`Document::take_news`].
+    news: News,
     /// Where the last edit ended.
     edited_at: usize,
+}
+
+/// What edits did.
+#[derive(Default)]
+pub(crate) struct News {
+    /// The edits, in their order.
+    pub(crate) edits: Vec<AppliedEdit>,
+    /// What they meant for what was suggested.
+    pub(crate) reactions: Vec<Reaction>,
+}
+
+/// One edit, and the text before and after it.
+pub(crate) struct AppliedEdit {
+    pub(crate) before: Rope,
+    pub(crate) after: Rope,
+    pub(crate) bytes: Range<usize>,
+    pub(crate) inserted_len: usize,
 }
 
 impl Document {
@@ -104,7 +122,7 @@ impl Document {
             binary,
             recent: VecDeque::new(),
             typing,
-            reactions: Vec::new(),
+            news: News::default(),
             edited_at: 0,
         }
     }
@@ -114,9 +132,9 @@ impl Document {
         &self.typing
     }
 
-    /// What the edits since the last call meant for what was suggested.
-    pub fn take_reactions(&mut self) -> Vec<Reaction> {
-        std::mem::take(&mut self.reactions)
+    /// What the edits since the last call did.
+    pub(crate) fn take_news(&mut self) -> News {
+        std::mem::take(&mut self.news)
     }
 
     /// The byte offset at which the last edit ended: where the caret most likely is.
@@ -233,7 +251,13 @@ impl Document {
 
     fn follow(&mut self, edit: &TextEdit, before: &Snapshot) {
         self.edited_at = edit.bytes.start + edit.inserted.len();
-        self.reactions.extend(self.typing.edited(edit, before, &self.snapshot));
+        self.news.reactions.extend(self.typing.edited(edit, before, &self.snapshot));
+        self.news.edits.push(AppliedEdit {
+            before: before.text.clone(),
+            after: self.snapshot.text.clone(),
+            bytes: edit.bytes.clone(),
+            inserted_len: edit.inserted.len(),
+        });
     }
 
     fn splice(

@@ -148,7 +148,8 @@ fn context(model: &LoadedModel, place: &Place, half_typed: &str) -> Context {
 /// Leaves room for the answer, and keeps to the window the model does well with.
 fn tokens(model: &LoadedModel, prompt: &Prompt) -> Result<Vec<u32>, String> {
     let mut budget = Budget::of(prompt, model.generator.model().max_model_len);
-    budget.max_prompt_tokens = budget.max_prompt_tokens.min(model.hints.window_tokens);
+    let most = model.hints.window_tokens + model.hints.context_tokens;
+    budget.max_prompt_tokens = budget.max_prompt_tokens.min(most);
     let assembled = model.assembler.assemble(prompt, budget).map_err(|error| error.to_string())?;
     Ok(assembled.tokens)
 }

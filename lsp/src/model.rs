@@ -107,6 +107,9 @@ pub struct PromptHints {
     pub fim_layout: String,
     /// Longest completion prompt the model does well with, in tokens.
     pub window_tokens: usize,
+    /// Most tokens of text from elsewhere in the workspace, beside the window; 0 for a model that was trained on
+    /// single files.
+    pub context_tokens: usize,
     /// Suggestions whose first line has a lower mean token probability (0 to 1, geometric) are not shown
     /// while typing. A weak model is right more often than not only above some level.
     pub min_confidence: f32,
@@ -115,7 +118,12 @@ pub struct PromptHints {
 impl Default for PromptHints {
     fn default() -> Self {
         // 2,048 tokens are some 200 lines: prefilled cold on a CPU in a few seconds, and once.
-        Self { fim_layout: "line-last".into(), window_tokens: 2048, min_confidence: 0.0 }
+        Self {
+            fim_layout: "line-last".into(),
+            window_tokens: 2048,
+            context_tokens: 1024,
+            min_confidence: 0.0,
+        }
     }
 }
 

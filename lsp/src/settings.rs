@@ -6,7 +6,10 @@
 //!   "model": "/models/Qwen2.5-Coder-7B-Instruct-AWQ",
 //!   "reviewModel": "/models/Qwen2.5-Coder-14B-Instruct-AWQ",
 //!   "threads": 8,
-//!   "completion": { "enabled": true, "menu": "auto", "maxLines": 20, "ahead": "plugged-in", "record": false },
+//!   "completion": {
+//!     "enabled": true, "menu": "auto", "maxLines": 20, "ahead": "plugged-in", "record": false,
+//!     "context": { "definitions": true, "similar": true, "openFiles": true, "recentEdits": true, "diagnostics": true }
+//!   },
 //!   "languages": { "markdown": { "enabled": false } }
 //! }
 //! ```
@@ -52,11 +55,72 @@ pub struct CompletionSettings {
     pub ahead: Ahead,
     /// Whether to keep a record, on this machine, of what was shown and accepted.
     pub record: bool,
+    /// What of the workspace prompts may have.
+    pub context: ContextSettings,
+}
+
+/// Settings under `completion.context`: which text from elsewhere prompts may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ContextSettings {
+    /// Definitions behind the imports of the file.
+    pub definitions: bool,
+    /// Text of the workspace like that around the caret.
+    pub similar: bool,
+    /// Other open files.
+    pub open_files: bool,
+    /// What was edited lately.
+    pub recent_edits: bool,
+    /// What other servers say about the lines near the caret.
+    pub diagnostics: bool,
+}
+
+impl ContextSettings {
+    const ALL: Self =
+        Self { definitions: true, similar: true, open_files: true, recent_edits: true, diagnostics: true };
+
+    /// Whether any is wanted.
+    pub fn any(&self) -> bool {
+        self.definitions || self.similar || self.open_files || self.recent_edits || self.diagnostics
+    }
+
+    fn merge(&mut self, value: &Value, reader: &mut Reader) {
+        if let Some(all) = value.as_bool() {
+            let Self { definitions, similar, open_files, recent_edits, diagnostics } = self;
+            for source in [definitions, similar, open_files, recent_edits, diagnostics] {
+                *source = all;
+            }
+            return;
+        }
+        for (key, value) in reader.object("completion.context", value).into_iter().flatten() {
+            let path = format!("completion.context.{key}");
+            let source = match key.as_str() {
+                "definitions" => &mut self.definitions,
+                "similar" => &mut self.similar,
+                "openFiles" => &mut self.open_files,
+                "recentEdits" => &mut self.recent_edits,
+                "diagnostics" => &mut self.diagnostics,
+                _ => {
+                    reader.unknown(path);
+                    continue;
+                }
+            };
+            if let Some(wanted) = reader.boolean(&path, value) {
+                *source = wanted;
+            }
+        }
+    }
 }
 
 impl Default for CompletionSettings {
     fn default() -> Self {
-        Self { enabled: true, menu: CompletionMenu::Auto, max_lines: None, ahead: Ahead::On, record: false }
+        Self {
+            enabled: true,
+            menu: CompletionMenu::Auto,
+            max_lines: None,
+            ahead: Ahead::On,
+            record: false,
+            context: ContextSettings::ALL,
+        }
     }
 }
 
@@ -153,6 +217,7 @@ impl CompletionSettings {
                 Some(Ok(ahead)) => self.ahead = ahead,
                 _ => reader.wrong(&path, "\"on\", \"plugged-in\" or \"off\"", value),
             },
+            "context" => self.context.merge(value, reader),
             "record" => {
                 if let Some(record) = reader.boolean(&path, value) {
                     self.record = record;
@@ -239,6 +304,7 @@ mod tests {
             "threads": 4,
             "completion": {
                 "enabled": false, "menu": "on", "maxLines": 3, "ahead": "plugged-in", "record": true,
+                "context": { "similar": false },
             },
             "languages": { "markdown": { "enabled": false } },
         });
@@ -256,6 +322,7 @@ mod tests {
             max_lines: Some(3),
             ahead: Ahead::PluggedIn,
             record: true,
+            context: ContextSettings { similar: false, ..ContextSettings::ALL },
         };
         assert_eq!(plain.completion, completion);
         assert!(!plain.languages["markdown"].enabled);

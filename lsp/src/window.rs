@@ -12,7 +12,7 @@ pub use memory::PromptMemory;
 use ropey::Rope;
 
 /// Bytes of source text per token, roughly; only sizes windows, the host counts real tokens.
-const BYTES_PER_TOKEN: usize = 3;
+pub(crate) const BYTES_PER_TOKEN: usize = 3;
 
 /// Text before and after a caret (or a focus), with `\n` line ends.
 #[derive(Clone, Debug, PartialEq, Eq)]

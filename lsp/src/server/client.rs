@@ -26,6 +26,8 @@ pub(super) struct ClientProfile {
     pub(super) progress: bool,
     /// Answers `workspace/configuration`.
     pub(super) configuration: bool,
+    /// Lets the server ask for `workspace/didChangeWatchedFiles`.
+    pub(super) registers_watchers: bool,
     /// Lets the server ask for `workspace/didChangeConfiguration`.
     pub(super) registers_configuration: bool,
 }
@@ -42,6 +44,7 @@ impl ClientProfile {
         let offered = general.as_ref().and_then(|of| of.position_encodings.as_ref());
         let resolved = action.and_then(|of| of.resolve_support.as_ref());
         let configuration = workspace.and_then(|of| of.did_change_configuration.as_ref());
+        let watchers = workspace.and_then(|of| of.did_change_watched_files.as_ref());
         Self {
             encoding: PositionEncoding::negotiate(
                 offered.into_iter().flatten().map(|encoding| encoding.as_str()),
@@ -58,6 +61,7 @@ impl ClientProfile {
                 == Some(true),
             progress: window.as_ref().and_then(|of| of.work_done_progress) == Some(true),
             configuration: workspace.and_then(|of| of.configuration) == Some(true),
+            registers_watchers: watchers.and_then(|of| of.dynamic_registration) == Some(true),
             registers_configuration: configuration.and_then(|of| of.dynamic_registration) == Some(true),
         }
     }

@@ -17,6 +17,8 @@ mod outbox;
 mod parent;
 mod progress;
 mod requests;
+mod settle;
+mod surroundings;
 mod sync;
 mod workspace;
 
@@ -36,6 +38,7 @@ use tower_lsp::{Client, LanguageServer, LspService, LspServiceBuilder, jsonrpc};
 use self::client::ClientProfile;
 use self::outbox::Outbox;
 use self::progress::{Channel, ProgressBoard};
+use self::surroundings::Surroundings;
 use self::sync::{Background, lock};
 use self::workspace::Workspace;
 use crate::assistant::Assistant;
@@ -112,7 +115,9 @@ pub async fn serve(
         initialization_options: OnceLock::new(),
         settings: Mutex::default(),
         settings_warning: Mutex::default(),
-        workspace: Mutex::default(),
+        workspace: Arc::default(),
+        surroundings: Surroundings::default(),
+        record: Arc::default(),
         shut_down: Arc::clone(&shut_down),
         background: Background::default(),
         stop: Arc::clone(&stop),
@@ -133,6 +138,10 @@ fn with_methods(builder: LspServiceBuilder<Server>) -> LspServiceBuilder<Server>
         .custom_method(
             "workspace/didChangeConfiguration",
             notifications::did_change_configuration::did_change_configuration,
+        )
+        .custom_method(
+            "workspace/didChangeWatchedFiles",
+            notifications::did_change_watched_files::did_change_watched_files,
         )
         .custom_method(
             "workspace/didChangeWorkspaceFolders",
@@ -176,7 +185,9 @@ struct Server {
     initialization_options: OnceLock<Value>,
     settings: Mutex<Settings>,
     settings_warning: Mutex<String>,
-    workspace: Mutex<Workspace>,
+    workspace: Arc<Mutex<Workspace>>,
+    surroundings: Surroundings,
+    record: Arc<Mutex<feedback::Record>>,
     shut_down: Arc<AtomicBool>,
     background: Background,
     stop: Arc<Notify>,
@@ -217,6 +228,7 @@ impl Server {
         problems.dedup();
         self.warn_of_settings(&problems);
         self.assistant.set_ahead(settings.completion.ahead);
+        feedback::configure(self, &settings);
         *lock(&self.settings) = settings.clone();
         if let Some(on_settings) = &self.options.on_settings {
             on_settings(&settings);

@@ -1,5 +1,6 @@
 //! A suggestion and the place it is for.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -88,10 +89,21 @@ impl Draft {
         self.lock().shown
     }
 
-    /// Notes that it is on display.
-    pub(crate) fn shown(&self) {
-        self.lock().shown = true;
+    /// Notes that it is on display. True for the first time.
+    pub(crate) fn shown(&self) -> bool {
         self.account.answered();
+        !std::mem::replace(&mut self.lock().shown, true)
+    }
+
+    /// Its text without that of the suggestion it continues.
+    pub(crate) fn own_text(&self) -> &str {
+        &self.text[self.lead..]
+    }
+
+    /// The bytes of the document where its own text is when all of it is there.
+    pub(crate) fn place(&self) -> Range<usize> {
+        let at = self.lock().anchor.at();
+        at + self.lead..at + self.text.len()
     }
 
     /// Notes that it was accepted. False when that is known already.

@@ -16,9 +16,11 @@ pub(crate) mod flight;
 pub mod options;
 pub(crate) mod pace;
 pub(crate) mod rejections;
+mod survivors;
 pub mod totals;
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -33,6 +35,7 @@ use draft::Draft;
 use flight::Flight;
 use pace::Pace;
 use rejections::Rejections;
+use survivors::Survivors;
 
 /// Drafts kept of a document. The last few are what undo, retyping and cycling come back to.
 const MAX_DRAFTS: usize = 12;
@@ -61,6 +64,9 @@ struct State {
     /// For what follows the suggestion on display.
     ahead: Option<Arc<Flight>>,
     rejections: Rejections,
+    survivors: Survivors,
+    /// Texts of accepted suggestions that are followed.
+    accepted_texts: VecDeque<(u64, String)>,
     pace: Pace,
     /// What was accepted last, until the next edit.
     accepted: Option<Accepted>,
@@ -109,10 +115,14 @@ impl Typing {
         state.version = after.version;
         state.edits += 1;
         state.pace.key_pressed(Instant::now());
+        state.survivors.edited(edit);
         let mut reactions = Vec::new();
         let mut kept = VecDeque::with_capacity(MAX_DRAFTS);
         for draft in std::mem::take(&mut state.drafts) {
             let (fate, reaction) = draft.follow(edit, before, after);
+            if let Some(Reaction::Accepted(_)) = reaction {
+                state.follow_accepted(&draft);
+            }
             reactions.extend(reaction);
             match fate {
                 draft::Fate::Agrees => kept.push_back(draft),
@@ -262,11 +272,9 @@ impl Typing {
             || [&state.flight, &state.ahead].into_iter().flatten().any(|flight| flight.may_agree(text, at))
     }
 
-    /// Notes that a suggestion is on display.
-    pub(crate) fn shown(&self, id: u64) {
-        if let Some(draft) = self.lock().drafts.iter().find(|draft| draft.id == id) {
-            draft.shown();
-        }
+    /// Notes that a suggestion is on display. True for the first time.
+    pub(crate) fn shown(&self, id: u64) -> bool {
+        self.lock().drafts.iter().find(|draft| draft.id == id).is_some_and(|draft| draft.shown())
     }
 
     /// Notes that a suggestion was accepted. False when that is known already, or the suggestion is not.
@@ -276,7 +284,41 @@ impl Typing {
         if let Some(draft) = &known {
             state.accepted = Some(Accepted { at_edit: state.edits, is_line: !draft.text.contains('\n') });
         }
-        known.is_some_and(|draft| draft.accepted())
+        let Some(draft) = known.filter(|draft| draft.accepted()) else { return false };
+        state.follow_accepted(&draft);
+        true
+    }
+
+    /// What was suggested under this number.
+    pub(crate) fn text_of(&self, id: u64) -> Option<String> {
+        let state = self.lock();
+        state.drafts.iter().find(|draft| draft.id == id).map(|draft| draft.own_text().to_owned())
+    }
+
+    /// The text of an accepted suggestion, and the bytes of the document that are its place now. It is no longer
+    /// followed.
+    pub(crate) fn survivor(&self, id: u64) -> Option<(String, Range<usize>)> {
+        let mut state = self.lock();
+        let place = state.survivors.take(id)?;
+        let index = state.accepted_texts.iter().position(|(accepted, _)| *accepted == id)?;
+        Some((state.accepted_texts.remove(index)?.1, place))
+    }
+
+    /// Has prompts begin with these texts from elsewhere. What they begin with already keeps its place up to
+    /// the first text that is no longer among them. Returns whether that changes them.
+    pub(crate) fn surround(&self, found: Vec<Snippet>) -> bool {
+        let mut state = self.lock();
+        let old = state.snippets.clone().unwrap_or_default();
+        let stay = old.iter().take_while(|one| found.iter().any(|other| is_same(one, other)));
+        let mut new: Vec<Snippet> = stay.cloned().collect();
+        for one in found {
+            if !new.iter().any(|other| is_same(&one, other)) {
+                new.push(one);
+            }
+        }
+        let changed = new.len() != old.len() || !new.iter().zip(old.iter()).all(|(a, b)| is_same(a, b));
+        state.snippets = Some(new.into());
+        changed
     }
 
     /// Keeps a draft for the text as it is.
@@ -334,7 +376,18 @@ impl Drop for State {
     }
 }
 
+fn is_same(a: &Snippet, b: &Snippet) -> bool {
+    a.path == b.path && a.text == b.text
+}
+
 impl State {
+    /// Follows what was accepted, to see later how much of it stays.
+    fn follow_accepted(&mut self, draft: &Draft) {
+        self.survivors.follow(draft.id, draft.place());
+        self.accepted_texts.truncate(MAX_DRAFTS);
+        self.accepted_texts.push_front((draft.id, draft.own_text().to_owned()));
+    }
+
     fn forget_ended_flights(&mut self) {
         self.flight.take_if(|flight| flight.has_ended());
         self.ahead.take_if(|flight| flight.has_ended());

@@ -55,9 +55,8 @@ impl Rejections {
     /// anew.
     pub(crate) fn forget_removed(&mut self, removed: &str) {
         if removed.contains('\n') {
-            self.last.retain(|rejection| {
-                rejection.before().is_empty() || !removed.contains(rejection.before())
-            });
+            self.last
+                .retain(|rejection| rejection.before().is_empty() || !removed.contains(rejection.before()));
         }
     }
 

@@ -1,6 +1,7 @@
 //! LSP sessions between a small editor and the server, in this process.
 
 mod actions;
+mod context;
 mod lifecycle;
 mod malformed;
 mod ordering;

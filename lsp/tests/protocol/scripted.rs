@@ -76,6 +76,15 @@ impl ScriptedGenerator {
         self.requests.lock().expect("no panic").clone()
     }
 
+    /// The prompt of the last request that generates, as text.
+    pub(crate) fn last_prompt(&self) -> String {
+        let tokenizer = self.info.tokenizer.as_ref().expect("it has one");
+        let requests = self.requests();
+        let tokens = requests.last().map_or(&[][..], |request| &request.prompt);
+        let bytes: Vec<u8> = tokens.iter().flat_map(|token| tokenizer.token_bytes(*token).to_vec()).collect();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
     /// Waits for a request that generates; the `count`-th since the start.
     pub(crate) async fn request(&self, count: usize) -> Request {
         loop {

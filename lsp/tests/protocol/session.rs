@@ -30,6 +30,7 @@ pub(crate) struct Editor {
     pub(crate) initialization_options: Value,
     pub(crate) configuration: Value,
     pub(crate) process_id: Value,
+    pub(crate) folder: String,
     pub(crate) state: ModelState,
     pub(crate) generator: Arc<ScriptedGenerator>,
     pub(crate) options: ServeOptions,
@@ -44,6 +45,7 @@ impl Editor {
             initialization_options: Value::Null,
             configuration: Value::Null,
             process_id: Value::Null,
+            folder: "file:///w".to_owned(),
             state: ModelState::Ready(Arc::new(model(&generator, true))),
             generator,
             options: ServeOptions::default(),
@@ -83,7 +85,7 @@ impl Editor {
             "rootUri": null,
             "capabilities": self.capabilities,
             "initializationOptions": self.initialization_options,
-            "workspaceFolders": [{ "uri": "file:///w", "name": "w" }],
+            "workspaceFolders": [{ "uri": self.folder, "name": "w" }],
         });
         session.initialized = session.request("initialize", params).await;
         session.notify("initialized", json!({})).await;

@@ -40,6 +40,6 @@ pub(in crate::server) async fn did_partially_accept_completion(server: &Server, 
 /// Another document is looked at.
 pub(in crate::server) async fn did_focus(server: &Server, params: Value) {
     if let Some(uri) = params.pointer("/textDocument/uri").and_then(Value::as_str) {
-        feedback::focused(server, uri);
+        server.surroundings.visited(uri, 0);
     }
 }

@@ -2,9 +2,9 @@
 
 use tower_lsp::gen_lsp_types::DidChangeWorkspaceFoldersParams;
 
-use crate::server::Server;
 use crate::server::convert::path_of;
 use crate::server::sync::lock;
+use crate::server::{Server, surroundings};
 
 /// Documents opened from now on are named relative to these folders.
 pub(in crate::server) async fn did_change_workspace_folders(
@@ -16,4 +16,5 @@ pub(in crate::server) async fn did_change_workspace_folders(
     let mut workspace = lock(&server.workspace);
     workspace.folders.retain(|folder| !removed.contains(folder));
     workspace.folders.extend(added);
+    surroundings::begin(server, workspace.folders.clone());
 }

@@ -15,6 +15,7 @@ pub(in crate::server) async fn did_close(server: &Server, params: Lenient<DidClo
             return server.outbox.log(MessageType::Error, message);
         }
     };
+    server.surroundings.closed(&uri);
     let mut workspace = lock(&server.workspace);
     if workspace.close(&uri) {
         server.publish(&workspace, &uri);

@@ -3,10 +3,9 @@
 use ropey::Rope;
 use tower_lsp::gen_lsp_types::{DidOpenTextDocumentParams, MessageType};
 
-use super::did_change::parse;
-use crate::server::Server;
 use crate::server::convert::{Lenient, path_of, relative};
 use crate::server::sync::lock;
+use crate::server::{Server, settle};
 use crate::snapshot::Snapshot;
 
 /// Takes a document over from the editor.
@@ -28,6 +27,9 @@ pub(in crate::server) async fn did_open(server: &Server, params: Lenient<DidOpen
         opened.version,
         Rope::from_str(&opened.text),
     );
-    workspace.documents.open(snapshot.clone());
-    server.background.spawn(async move { parse(&snapshot).await });
+    server.surroundings.opened(&uri, &snapshot.text);
+    workspace.documents.open(snapshot);
+    if let Some(document) = workspace.documents.get(&uri) {
+        settle::opened(server, document);
+    }
 }

@@ -11,6 +11,7 @@ pub(in crate::server) async fn did_save(server: &Server, params: Lenient<DidSave
     let Lenient::Read(params) = params else {
         return;
     };
+    server.surroundings.saved(&params.text_document.uri.0);
     let (uri, Some(text)) = (params.text_document.uri.0, params.text) else {
         return;
     };

@@ -3,7 +3,8 @@
 use serde_json::Value;
 use tower_lsp::gen_lsp_types::{ConfigurationItem, Registration};
 
-use crate::server::{Server, model_state, parent};
+use crate::server::sync::lock;
+use crate::server::{Server, model_state, parent, surroundings};
 use crate::settings::SECTION;
 
 /// Starts what goes on for the whole session: settings, the model's state, the editor's life. Ends
@@ -23,15 +24,32 @@ async fn follow_settings(server: &Server) {
     } else {
         server.configure(&Value::Null);
     }
+    surroundings::begin(server, lock(&server.workspace).folders.clone());
+    register(server).await;
+}
+
+/// Asks to be told of changed settings and files, where the client takes such wishes.
+async fn register(server: &Server) {
+    let mut wishes = Vec::new();
+    if server.profile().registers_watchers && server.assistant.uses_context() {
+        wishes.push(Registration {
+            id: "redstart/files".to_owned(),
+            method: "workspace/didChangeWatchedFiles".to_owned(),
+            register_options: Some(serde_json::json!({ "watchers": [{ "globPattern": "**/*" }] })),
+        });
+    }
     if server.profile().registers_configuration {
-        let registration = Registration {
+        wishes.push(Registration {
             id: "redstart/configuration".to_owned(),
             method: "workspace/didChangeConfiguration".to_owned(),
             register_options: Some(serde_json::json!({ "section": SECTION })),
-        };
-        if let Err(error) = server.client.register_capability(vec![registration]).await {
-            tracing::warn!(%error, "the client will not say when settings change");
-        }
+        });
+    }
+    if wishes.is_empty() {
+        return;
+    }
+    if let Err(error) = server.client.register_capability(wishes).await {
+        tracing::warn!(%error, "the client will not say when settings or files change");
     }
 }
 

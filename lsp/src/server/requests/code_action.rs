@@ -35,6 +35,7 @@ pub(in crate::server) async fn code_action(
     params: CodeActionParams,
 ) -> Result<Option<Vec<CodeActionResponse>>> {
     let uri = &params.text_document.uri.0;
+    server.surroundings.diagnostics(uri, &params.context.diagnostics);
     let start = position(params.range.start);
     let place = lock(&server.workspace).place(uri, start, server.profile().encoding);
     let Ok((snapshot, caret)) = place else {

@@ -56,6 +56,7 @@ pub(super) fn want(server: &Server, uri: &str, position: Position, shown: Shown)
         return None;
     }
     let ((snapshot, caret), typing) = (place.ok()?, typing?);
+    server.surroundings.visited(uri, caret);
     let (newer, superseded) = oneshot::channel();
     let previous = workspace.suggesting.insert((Arc::clone(&snapshot.uri), shown), newer);
     Some(Wanted { snapshot, typing, caret, previous, superseded })

@@ -1,0 +1,88 @@
+//! What is done for a document while nobody types: its tree is parsed, the next prompt prefilled, and the workspace
+//! searched for what helps there.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Server;
+use super::surroundings::Around;
+use crate::document::Document;
+use crate::snapshot::Snapshot;
+
+/// After an edit the prompt is prefilled, unless a suggestion was asked for: an editor that waits before it asks
+/// then finds it in the cache.
+const SETTLED: Duration = Duration::from_millis(40);
+/// After a pause this long other text from elsewhere may stand in the prompt: there is time to compute it.
+const PAUSE: Duration = Duration::from_millis(1200);
+
+/// A document was opened.
+pub(super) fn opened(server: &Server, document: &Document) {
+    let Some((surroundings, around)) = place(server, document) else { return };
+    let mut model = server.assistant.model().clone();
+    server.background.spawn(async move {
+        parse(&around.snapshot).await;
+        // How much text from elsewhere is wanted depends on the model.
+        if model.wait_for(|state| state.ready().is_ok()).await.is_ok() {
+            blocking(move || surroundings.look_around(&around)).await;
+        }
+    });
+}
+
+/// A document was edited.
+pub(super) fn edited(server: &Server, document: &Document) {
+    let Some((surroundings, around)) = place(server, document) else { return };
+    let edits = around.typing.edits();
+    let around = Arc::new(around);
+    server.background.spawn(async move {
+        let typing = &around.typing;
+        tokio::time::sleep(SETTLED).await;
+        if typing.edits() != edits {
+            return;
+        }
+        parse(&around.snapshot).await;
+        if !typing.is_asked() {
+            around.assistant.prefill(typing, &around.snapshot, around.caret).await;
+        }
+        tokio::time::sleep(PAUSE).await;
+        if typing.edits() != edits {
+            return;
+        }
+        let looking = Arc::clone(&around);
+        if blocking(move || surroundings.look_around(&looking)).await == Some(true) {
+            around.assistant.prefill(typing, &around.snapshot, around.caret).await;
+        }
+    });
+}
+
+fn place(server: &Server, document: &Document) -> Option<(super::surroundings::Surroundings, Around)> {
+    let (snapshot, caret) = (document.snapshot().clone(), document.edited_at());
+    let settings = server.settings();
+    if document.unsuitable(caret).is_some() || !settings.suggests_in(&snapshot.language_id) {
+        return None;
+    }
+    let around = Around {
+        assistant: Arc::clone(&server.assistant),
+        typing: Arc::clone(document.typing()),
+        snapshot,
+        caret,
+        settings: settings.completion.context,
+    };
+    Some((server.surroundings.clone(), around))
+}
+
+/// Parses a text, so that requests find its tree.
+async fn parse(snapshot: &Snapshot) {
+    let snapshot = snapshot.clone();
+    blocking(move || snapshot.syntax_tree().is_some()).await;
+}
+
+/// Runs what may block on a thread for that. `None` when it panicked.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => Some(result),
+        Err(error) => {
+            tracing::warn!(%error, "work in a pause of the typing failed");
+            None
+        }
+    }
+}
