@@ -98,6 +98,7 @@ impl Worker {
     }
 
     fn start_scan(&mut self) {
+        self.shared.progress_mut().is_full = false;
         self.scans += 1;
         let workspace = self.shared.workspace();
         let folders = workspace.folders().iter().enumerate().rev();
@@ -167,6 +168,10 @@ impl Worker {
             return false;
         };
         let limits = &self.shared.options.index;
+        if self.is_full_for(real) {
+            self.shared.progress_mut().is_full = true;
+            return false;
+        }
         let (bytes, stamp) = match self.shared.open_text(named) {
             Some((text, version)) if text.len_bytes() as u64 <= limits.max_file_bytes => {
                 (text.to_string().into_bytes(), Stamp::Open { version })
@@ -191,17 +196,16 @@ impl Worker {
             return false;
         };
         let chunks = chunks_of(text);
-        let mut index = self.shared.index_mut();
-        let is_new = index.stamp(real).is_none();
-        let is_full =
-            index.memory_bytes() >= limits.max_memory_bytes || is_new && index.len() >= limits.max_files;
-        if is_full {
-            drop(index);
-            self.shared.progress_mut().is_full = true;
-            return false;
-        }
-        index.put(real, stamp, family, chunks, self.scans);
+        self.shared.index_mut().put(real, stamp, family, chunks, self.scans);
         true
+    }
+
+    /// Whether there is no room for a file. One that is known may be replaced, which changes little.
+    fn is_full_for(&self, path: &Path) -> bool {
+        let limits = &self.shared.options.index;
+        let index = self.shared.index();
+        let is_new = index.stamp(path).is_none();
+        is_new && (index.memory_bytes() >= limits.max_memory_bytes || index.len() >= limits.max_files)
     }
 
     fn sweep(&self) {
