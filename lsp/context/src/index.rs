@@ -35,7 +35,7 @@ pub(crate) enum Stamp {
     Open { version: u64 },
 }
 
-/// The lines of a chunk and its terms.
+/// The bytes of a chunk in its file, and its terms.
 pub(crate) type IndexedChunk = (Range<usize>, Vec<Term>);
 
 /// A chunk that a search found.
@@ -43,7 +43,7 @@ pub(crate) type IndexedChunk = (Range<usize>, Vec<Term>);
 pub(crate) struct Hit {
     pub(crate) path: PathBuf,
     pub(crate) stamp: Stamp,
-    pub(crate) lines: Range<usize>,
+    pub(crate) bytes: Range<usize>,
     pub(crate) score: f32,
 }
 
@@ -74,8 +74,8 @@ struct File {
 struct ChunkEntry {
     /// `DEAD` when the file has changed since.
     file: u32,
-    first_line: u32,
-    end_line: u32,
+    start: u32,
+    end: u32,
     terms: u32,
 }
 
@@ -127,11 +127,11 @@ impl Index {
             return;
         };
         let mut next = first;
-        for (lines, terms) in chunks {
+        for (bytes, terms) in chunks {
             self.chunks.push(ChunkEntry {
                 file: number,
-                first_line: lines.start as u32,
-                end_line: lines.end as u32,
+                start: bytes.start as u32,
+                end: bytes.end as u32,
                 terms: terms.len() as u32,
             });
             self.posting_count += terms.len();
@@ -224,7 +224,7 @@ impl Index {
     }
 
     /// The chunks of `family` that share most with `query` (ascending terms), best first, at most `limit`; none of
-    /// `except`. Equal ones are ordered by path and line.
+    /// `except`. Equal ones are ordered by path and place.
     pub(crate) fn search(
         &self,
         query: &[Term],
@@ -287,14 +287,14 @@ impl Found<'_> {
         Hit {
             path: self.path.to_path_buf(),
             stamp: self.file.stamp,
-            lines: self.chunk.first_line as usize..self.chunk.end_line as usize,
+            bytes: self.chunk.start as usize..self.chunk.end as usize,
             score: self.score,
         }
     }
 }
 
 fn best_first(a: &Found<'_>, b: &Found<'_>) -> Ordering {
-    let place = |found: &Found<'_>| found.chunk.first_line;
+    let place = |found: &Found<'_>| found.chunk.start;
     b.score.total_cmp(&a.score).then_with(|| a.path.cmp(b.path)).then_with(|| place(a).cmp(&place(b)))
 }
 

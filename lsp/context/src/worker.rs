@@ -259,7 +259,12 @@ pub(crate) fn disk_stamp(path: &Path) -> Option<Stamp> {
 }
 
 fn chunks_of(text: &str) -> Vec<IndexedChunk> {
-    let lines: Vec<&str> = text.lines().collect();
-    let chunks = blocks::chunks(&lines).into_iter();
-    chunks.map(|range| (range.clone(), terms(&lines[range].join("\n")))).collect()
+    let lines: Vec<&str> = text.split_inclusive('\n').collect();
+    let mut starts = vec![0];
+    starts.extend(lines.iter().scan(0, |end, line| {
+        *end += line.len();
+        Some(*end)
+    }));
+    let chunks = blocks::chunks(&lines).into_iter().map(|lines| starts[lines.start]..starts[lines.end]);
+    chunks.map(|bytes| (bytes.clone(), terms(&text[bytes]))).collect()
 }
