@@ -14,6 +14,7 @@ use crate::documents::{Document, Documents};
 use crate::ignore_rules::IgnoreRules;
 use crate::index::Index;
 use crate::options::ContextOptions;
+use crate::outlines::Cache;
 use crate::query::{Diagnostic, Gathered, Query, Reason, SourceReport};
 use crate::selection::Selection;
 use crate::sources::{Turn, definitions, diagnostics, open_files, recent_edits, similar};
@@ -62,7 +63,7 @@ pub(crate) struct Shared {
     workspace: RwLock<Arc<Workspace>>,
     documents: Mutex<Documents>,
     index: RwLock<Index>,
-    pub(crate) definitions: definitions::Cache,
+    pub(crate) outlines: Cache,
     progress: Mutex<Progress>,
     idle: Condvar,
     jobs: Mutex<Option<Sender<Job>>>,
@@ -87,7 +88,7 @@ impl ContextIndex {
             workspace: RwLock::new(Arc::new(Workspace::new(folders))),
             documents: Mutex::default(),
             index: RwLock::default(),
-            definitions: definitions::Cache::default(),
+            outlines: Cache::default(),
             progress: Mutex::default(),
             idle: Condvar::new(),
             jobs: Mutex::new(Some(sender)),
@@ -108,7 +109,7 @@ impl ContextIndex {
     /// A document was opened.
     pub fn opened(&self, path: &Path, text: Rope) {
         let left = self.shared.documents().opened(path, text);
-        self.shared.definitions.forget_targets();
+        self.shared.outlines.forget_targets();
         self.shared.update(left);
         self.shared.send(Job::Update(path.to_path_buf()));
     }
@@ -134,7 +135,7 @@ impl ContextIndex {
 
     /// A file or directory was made, changed or deleted, by whomever.
     pub fn changed_on_disk(&self, path: &Path) {
-        self.shared.definitions.forget_targets();
+        self.shared.outlines.forget_targets();
         if IgnoreRules::is_ignore_file(path) {
             let workspace = self.shared.workspace().reread();
             self.shared.set_workspace(workspace);
@@ -242,7 +243,7 @@ impl Shared {
 
     fn set_workspace(&self, workspace: Workspace) {
         *self.workspace.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(workspace);
-        self.definitions.forget_targets();
+        self.outlines.forget_targets();
         self.send(Job::Scan);
     }
 

@@ -10,9 +10,12 @@ use std::sync::mpsc::{Receiver, TryRecvError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use redstart_syntax::language::Language;
+
 use crate::blocks;
 use crate::context::Shared;
 use crate::files::{self, Family};
+use crate::imports;
 use crate::index::{IndexedChunk, Stamp};
 use crate::secret_lines;
 use crate::words::terms;
@@ -77,10 +80,7 @@ impl Worker {
             match job {
                 Some(Job::Scan) => self.start_scan(),
                 Some(Job::Update(path)) => self.update(&path),
-                Some(Job::Outline(path)) => {
-                    let limit = self.shared.options.index.max_file_bytes;
-                    self.shared.definitions.prepare(&path, self.shared.open_text(&path), limit);
-                }
+                Some(Job::Outline(path)) => self.prepare_outline(&path),
                 None => self.scan_on(started),
             }
             self.sweep();
@@ -160,6 +160,32 @@ impl Worker {
             index.remove(real);
             index.remove_under(real);
         }
+        if let Some(real) = real {
+            self.prepare_imports(path, &real);
+        }
+    }
+
+    /// Makes the outlines of what an open file imports, so that its first prompt need not wait for them.
+    fn prepare_imports(&self, named: &Path, real: &Path) {
+        let workspace = self.shared.workspace();
+        let language = Language::from_path(real);
+        let (Some(language), Some(root), Some((text, _))) =
+            (language, workspace.root_of(real), self.shared.open_text(named))
+        else {
+            return;
+        };
+        let statements = imports::statements(&text, language);
+        for target in self.shared.outlines.targets_of(language, statements, real, root).iter() {
+            if let Some(file) = workspace.admit(&target.file) {
+                // One at a time, with the rests between jobs.
+                self.shared.send(Job::Outline(file.real));
+            }
+        }
+    }
+
+    fn prepare_outline(&self, real: &Path) {
+        let limit = self.shared.options.index.max_file_bytes;
+        self.shared.outlines.prepare(real, self.shared.open_text(real), limit);
     }
 
     /// Reads a file and stores what is in it. False when it does not belong in the index.
