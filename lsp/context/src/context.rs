@@ -4,7 +4,9 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Sender};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{
+    Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError,
+};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -24,6 +26,9 @@ use crate::workspace::Workspace;
 /// The order in which sources run and get a share of the budget: what helps most for what it costs first.
 const BY_WORTH: [Reason; 5] =
     [Reason::RecentEdit, Reason::Diagnostic, Reason::Definition, Reason::OpenFile, Reason::Similar];
+
+/// How long to wait before asking for a lock again.
+const LOCK_WAIT: Duration = Duration::from_micros(50);
 
 /// Cross-file context of one set of workspace folders. Dropping it ends its thread.
 ///
@@ -255,6 +260,18 @@ impl Shared {
 
     pub(crate) fn index(&self) -> RwLockReadGuard<'_, Index> {
         self.index.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The index, unless the indexing thread holds it until then.
+    pub(crate) fn index_by(&self, until: Instant) -> Option<RwLockReadGuard<'_, Index>> {
+        loop {
+            match self.index.try_read() {
+                Ok(index) => return Some(index),
+                Err(TryLockError::Poisoned(poisoned)) => return Some(poisoned.into_inner()),
+                Err(TryLockError::WouldBlock) if Instant::now() >= until => return None,
+                Err(TryLockError::WouldBlock) => thread::sleep(LOCK_WAIT),
+            }
+        }
     }
 
     pub(crate) fn index_mut(&self) -> RwLockWriteGuard<'_, Index> {

@@ -37,7 +37,10 @@ pub(crate) fn offer(turn: &mut Turn<'_>, query: &Query<'_>, documents: &Snapshot
     let workspace = shared.workspace();
     let here = workspace.admit(query.path).map(|file| file.real);
     let wanted = terms(&text_around(query));
-    let hits = shared.index().search(&wanted, &family, here.as_deref(), MAX_HITS);
+    let hits = match shared.index_by(turn.until()) {
+        Some(index) => index.search(&wanted, &family, here.as_deref(), MAX_HITS),
+        None => Vec::new(),
+    };
     if !turn.in_time() {
         return;
     }
