@@ -10,7 +10,7 @@ const CHUNK_LINES: (usize, usize, usize) = (8, 20, 32);
 /// Most lines on either side of a place that are looked at.
 const REACH: usize = 400;
 
-/// Cuts `lines` (without line ends) into consecutive chunks of about twenty, preferably where a block begins. Blank lines
+/// Cuts `lines` into consecutive chunks of about twenty, preferably where a block begins. Blank lines
 /// at the edges of a chunk are left out of it.
 pub(crate) fn chunks(lines: &[&str]) -> Vec<Range<usize>> {
     let (least, about, most) = CHUNK_LINES;

@@ -4,7 +4,9 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Sender};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{
+    Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError,
+};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -14,6 +16,7 @@ use crate::documents::{Document, Documents};
 use crate::ignore_rules::IgnoreRules;
 use crate::index::Index;
 use crate::options::ContextOptions;
+use crate::outlines::Cache;
 use crate::query::{Diagnostic, Gathered, Query, Reason, SourceReport};
 use crate::selection::Selection;
 use crate::sources::{Turn, definitions, diagnostics, open_files, recent_edits, similar};
@@ -23,6 +26,9 @@ use crate::workspace::Workspace;
 /// The order in which sources run and get a share of the budget: what helps most for what it costs first.
 const BY_WORTH: [Reason; 5] =
     [Reason::RecentEdit, Reason::Diagnostic, Reason::Definition, Reason::OpenFile, Reason::Similar];
+
+/// How long to wait before asking for a lock again.
+const LOCK_WAIT: Duration = Duration::from_micros(50);
 
 /// Cross-file context of one set of workspace folders. Dropping it ends its thread.
 ///
@@ -62,7 +68,7 @@ pub(crate) struct Shared {
     workspace: RwLock<Arc<Workspace>>,
     documents: Mutex<Documents>,
     index: RwLock<Index>,
-    pub(crate) definitions: definitions::Cache,
+    pub(crate) outlines: Cache,
     progress: Mutex<Progress>,
     idle: Condvar,
     jobs: Mutex<Option<Sender<Job>>>,
@@ -87,7 +93,7 @@ impl ContextIndex {
             workspace: RwLock::new(Arc::new(Workspace::new(folders))),
             documents: Mutex::default(),
             index: RwLock::default(),
-            definitions: definitions::Cache::default(),
+            outlines: Cache::default(),
             progress: Mutex::default(),
             idle: Condvar::new(),
             jobs: Mutex::new(Some(sender)),
@@ -108,7 +114,7 @@ impl ContextIndex {
     /// A document was opened.
     pub fn opened(&self, path: &Path, text: Rope) {
         let left = self.shared.documents().opened(path, text);
-        self.shared.definitions.forget_targets();
+        self.shared.outlines.forget_targets();
         self.shared.update(left);
         self.shared.send(Job::Update(path.to_path_buf()));
     }
@@ -134,7 +140,7 @@ impl ContextIndex {
 
     /// A file or directory was made, changed or deleted, by whomever.
     pub fn changed_on_disk(&self, path: &Path) {
-        self.shared.definitions.forget_targets();
+        self.shared.outlines.forget_targets();
         if IgnoreRules::is_ignore_file(path) {
             let workspace = self.shared.workspace().reread();
             self.shared.set_workspace(workspace);
@@ -242,7 +248,7 @@ impl Shared {
 
     fn set_workspace(&self, workspace: Workspace) {
         *self.workspace.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(workspace);
-        self.definitions.forget_targets();
+        self.outlines.forget_targets();
         self.send(Job::Scan);
     }
 
@@ -254,6 +260,18 @@ impl Shared {
 
     pub(crate) fn index(&self) -> RwLockReadGuard<'_, Index> {
         self.index.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The index, unless the indexing thread holds it until then.
+    pub(crate) fn index_by(&self, until: Instant) -> Option<RwLockReadGuard<'_, Index>> {
+        loop {
+            match self.index.try_read() {
+                Ok(index) => return Some(index),
+                Err(TryLockError::Poisoned(poisoned)) => return Some(poisoned.into_inner()),
+                Err(TryLockError::WouldBlock) if Instant::now() >= until => return None,
+                Err(TryLockError::WouldBlock) => thread::sleep(LOCK_WAIT),
+            }
+        }
     }
 
     pub(crate) fn index_mut(&self) -> RwLockWriteGuard<'_, Index> {

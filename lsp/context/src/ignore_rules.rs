@@ -21,6 +21,8 @@ const BELIEVED: Duration = Duration::from_secs(10);
 /// The rules that hold in one tree of directories.
 #[derive(Debug)]
 pub(crate) struct IgnoreRules {
+    /// What the user opened, ignored or not.
+    folder: PathBuf,
     /// The repository's root where there is one above the folder, else the folder: rules above it do not
     /// count.
     top: PathBuf,
@@ -43,7 +45,7 @@ impl IgnoreRules {
         let top = root.unwrap_or(folder).to_path_buf();
         let exclude = read(&top, &top.join(".git/info/exclude"));
         let (global, _) = GitignoreBuilder::new(&top).build_global();
-        Self { top, exclude, global, directories: Mutex::default() }
+        Self { folder: folder.to_path_buf(), top, exclude, global, directories: Mutex::default() }
     }
 
     /// Whether a change of the file at `path` may change the rules.
@@ -51,9 +53,9 @@ impl IgnoreRules {
         path.file_name().is_some_and(|name| IGNORE_FILES.iter().any(|file| name == *file))
     }
 
-    /// Whether `path` is ignored, or a directory above it is.
+    /// Whether `path` is ignored, or a directory between it and the folder is.
     pub(crate) fn is_ignored(&self, path: &Path, is_directory: bool) -> bool {
-        let above = path.ancestors().skip(1).take_while(|above| above.starts_with(&self.top));
+        let above = path.ancestors().skip(1).take_while(|above| *above != self.folder);
         self.is_entry_ignored(path, is_directory)
             || above.into_iter().any(|directory| self.is_entry_ignored(directory, true))
     }

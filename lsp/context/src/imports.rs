@@ -10,8 +10,9 @@ use redstart_syntax::tree::SyntaxTree;
 use ropey::Rope;
 use tree_sitter::Node;
 
-/// Lines that are looked at, and lines of one statement.
-const MAX_LINES: usize = 5_000;
+/// Bytes of a text that are looked at, bytes of one line, lines of one statement.
+const MAX_BYTES: usize = 1 << 20;
+const MAX_LINE_BYTES: usize = 1_000;
 const MAX_STATEMENT_LINES: usize = 80;
 /// Time to parse the statements.
 const BUDGET: Duration = Duration::from_millis(20);
@@ -33,19 +34,73 @@ pub(crate) struct Import {
 pub(crate) fn statements(text: &Rope, language: Language) -> String {
     let mut scanner = Scanner::new(language);
     let mut statements = String::new();
-    for line in text.lines().take(MAX_LINES) {
-        // Longer lines are no imports that a person wrote.
-        let short = line.len_bytes() <= 1_000;
-        if !short || !scanner.is_open() && !may_import(line.chars().take(20)) {
+    let mut next = 0;
+    for byte in candidates(text, language) {
+        let first = text.byte_to_line(byte);
+        if first < next {
             continue;
         }
-        let line = line.to_string();
-        if scanner.is_import(&line) {
-            statements.push_str(line.trim());
-            statements.push('\n');
+        for (at, line) in text.lines_at(first).enumerate() {
+            next = first + at + 1;
+            // Longer lines are no imports that a person wrote.
+            if line.len_bytes() > MAX_LINE_BYTES {
+                break;
+            }
+            let line = line.to_string();
+            if scanner.is_import(&line) {
+                statements.push_str(line.trim());
+                statements.push('\n');
+            }
+            if !scanner.is_open() {
+                break;
+            }
         }
     }
     statements
+}
+
+/// Where a line begins as import statements do, found without taking the rope apart line by line.
+fn candidates(text: &Rope, language: Language) -> Vec<usize> {
+    let keywords = keywords(language);
+    let mut candidates = Vec::new();
+    let mut offset = 0;
+    let mut at_start = true;
+    for chunk in text.chunks() {
+        let bytes = chunk.as_bytes();
+        let mut at = 0;
+        while at < bytes.len() {
+            if at_start && bytes[at].is_ascii_whitespace() {
+                at += 1;
+                continue;
+            }
+            let rest = &bytes[at..];
+            let begins = |word: &&str| rest.starts_with(word.as_bytes()) || word.as_bytes().starts_with(rest);
+            if at_start && keywords.iter().any(begins) {
+                candidates.push(offset + at);
+            }
+            let end = rest.iter().position(|byte| matches!(byte, b'\n' | b'\r'));
+            at_start = end.is_some();
+            at += end.map_or(rest.len(), |end| end + 1);
+        }
+        offset += bytes.len();
+        if offset > MAX_BYTES {
+            break;
+        }
+    }
+    candidates
+}
+
+/// What the lines start with that [`starts_import`] looks closer at.
+fn keywords(language: Language) -> &'static [&'static str] {
+    match language {
+        Language::Python => &["import ", "from "],
+        Language::Rust => &["use ", "mod ", "pub"],
+        Language::TypeScript | Language::Tsx | Language::JavaScript => {
+            &["import", "export", "const ", "let ", "var "]
+        }
+        Language::Go | Language::Java => &["import"],
+        Language::C | Language::Cpp => &["#"],
+    }
 }
 
 /// `text` without its import statements: a name there is not used yet.
@@ -92,13 +147,6 @@ impl Scanner {
         }
         true
     }
-}
-
-/// A cheap look at the first characters of a line, whatever the language.
-fn may_import(start: impl Iterator<Item = char>) -> bool {
-    let first = start.into_iter().find(|c| !c.is_whitespace());
-    // import, from, use, pub, mod, export, const, let, var, #include
-    first.is_some_and(|c| "ifupmeclv#".contains(c))
 }
 
 fn starts_import(language: Language, line: &str) -> bool {

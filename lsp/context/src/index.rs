@@ -35,7 +35,7 @@ pub(crate) enum Stamp {
     Open { version: u64 },
 }
 
-/// The lines of a chunk and its terms.
+/// The bytes of a chunk in its file, and its terms.
 pub(crate) type IndexedChunk = (Range<usize>, Vec<Term>);
 
 /// A chunk that a search found.
@@ -43,7 +43,7 @@ pub(crate) type IndexedChunk = (Range<usize>, Vec<Term>);
 pub(crate) struct Hit {
     pub(crate) path: PathBuf,
     pub(crate) stamp: Stamp,
-    pub(crate) lines: Range<usize>,
+    pub(crate) bytes: Range<usize>,
     pub(crate) score: f32,
 }
 
@@ -74,8 +74,8 @@ struct File {
 struct ChunkEntry {
     /// `DEAD` when the file has changed since.
     file: u32,
-    first_line: u32,
-    end_line: u32,
+    start: u32,
+    end: u32,
     terms: u32,
 }
 
@@ -127,11 +127,11 @@ impl Index {
             return;
         };
         let mut next = first;
-        for (lines, terms) in chunks {
+        for (bytes, terms) in chunks {
             self.chunks.push(ChunkEntry {
                 file: number,
-                first_line: lines.start as u32,
-                end_line: lines.end as u32,
+                start: bytes.start as u32,
+                end: bytes.end as u32,
                 terms: terms.len() as u32,
             });
             self.posting_count += terms.len();
@@ -224,7 +224,7 @@ impl Index {
     }
 
     /// The chunks of `family` that share most with `query` (ascending terms), best first, at most `limit`; none of
-    /// `except`. Equal ones are ordered by path and line.
+    /// `except`. Equal ones are ordered by path and place.
     pub(crate) fn search(
         &self,
         query: &[Term],
@@ -240,12 +240,12 @@ impl Index {
         let all = count as f32;
         let common = ((all * COMMON_SHARE) as usize).max((count / 2).clamp(COMMON_FEW.0, COMMON_FEW.1));
         let mean_terms = terms as f32 / all.max(1.0);
-        let mut scores: HashMap<u32, (f32, u32)> = HashMap::new();
+        let counts = |file: u32| file != DEAD && Some(file) != except;
+        let mut scores = vec![(0.0, 0); self.chunks.len()];
         let mut total = 0.0;
         for term in query {
             let chunks = self.postings.get(term).map_or(&[][..], Vec::as_slice);
-            let counts = |file: u32| file != DEAD && Some(file) != except;
-            let live = || chunks.iter().filter(|chunk| counts(self.chunks[**chunk as usize].file));
+            let live = || chunks.iter().map(|at| *at as usize).filter(|at| counts(self.chunks[*at].file));
             let count = live().count();
             if count > common {
                 continue;
@@ -254,37 +254,48 @@ impl Index {
             let rarity = ((all - count + 0.5) / (count + 0.5)).ln_1p();
             // Also of a term that nothing has: what the query is about may be nowhere else.
             total += rarity;
-            for chunk in live() {
-                let (score, shared) = scores.entry(*chunk).or_default();
-                *score += rarity;
-                *shared += 1;
+            for at in live() {
+                scores[at].0 += rarity;
+                scores[at].1 += 1;
             }
         }
-        let mut hits: Vec<Hit> = scores
-            .into_iter()
-            .filter(|(_, (score, shared))| *shared >= MIN_SHARED && *score >= MIN_COVERAGE * total)
-            .filter_map(|(at, (score, _))| {
-                let chunk = self.chunks[at as usize];
-                let path = &self.numbers[chunk.file as usize];
-                let file = self.files.get(path)?;
-                let length = 1.0 - B + B * chunk.terms as f32 / mean_terms;
-                (file.family == *family).then(|| Hit {
-                    path: path.clone(),
-                    stamp: file.stamp,
-                    lines: chunk.first_line as usize..chunk.end_line as usize,
-                    score: score * (K1 + 1.0) / (1.0 + K1 * length),
-                })
-            })
-            .collect();
-        hits.sort_by(best_first);
-        hits.truncate(limit);
-        hits
+        let enough = |(score, shared): (f32, u32)| shared >= MIN_SHARED && score >= MIN_COVERAGE * total;
+        let found = self.chunks.iter().zip(scores).filter(|(_, score)| enough(*score));
+        let found = found.filter_map(|(chunk, (score, _))| {
+            let path = self.numbers.get(chunk.file as usize)?;
+            let file = self.files.get(path).filter(|file| file.family == *family)?;
+            let length = 1.0 - B + B * chunk.terms as f32 / mean_terms;
+            Some(Found { path, file, chunk, score: score * (K1 + 1.0) / (1.0 + K1 * length) })
+        });
+        let mut found: Vec<Found<'_>> = found.collect();
+        found.sort_by(best_first);
+        found.truncate(limit);
+        found.into_iter().map(Found::into_hit).collect()
     }
 }
 
-fn best_first(a: &Hit, b: &Hit) -> Ordering {
-    let place = |hit: &Hit| hit.lines.start;
-    b.score.total_cmp(&a.score).then_with(|| a.path.cmp(&b.path)).then_with(|| place(a).cmp(&place(b)))
+/// A chunk that is good enough.
+struct Found<'i> {
+    path: &'i Path,
+    file: &'i File,
+    chunk: &'i ChunkEntry,
+    score: f32,
+}
+
+impl Found<'_> {
+    fn into_hit(self) -> Hit {
+        Hit {
+            path: self.path.to_path_buf(),
+            stamp: self.file.stamp,
+            bytes: self.chunk.start as usize..self.chunk.end as usize,
+            score: self.score,
+        }
+    }
+}
+
+fn best_first(a: &Found<'_>, b: &Found<'_>) -> Ordering {
+    let place = |found: &Found<'_>| found.chunk.start;
+    b.score.total_cmp(&a.score).then_with(|| a.path.cmp(b.path)).then_with(|| place(a).cmp(&place(b)))
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ fn put(index: &mut Index, path: &str, chunks: &[&str]) {
 
 fn search(index: &Index, text: &str) -> Vec<(String, usize)> {
     let hits = index.search(&terms(text), &PYTHON, None, 10);
-    hits.into_iter().map(|hit| (hit.path.display().to_string(), hit.lines.start)).collect()
+    hits.into_iter().map(|hit| (hit.path.display().to_string(), hit.bytes.start)).collect()
 }
 
 fn sample() -> Index {

@@ -14,7 +14,7 @@
 //! lock and no reading of text or files.
 //!
 //! **Which text may leave a file** is decided in three places, which every source goes through:
-//! [`workspace`](self) admits a file (in a workspace folder after following links, not ignored, not a secret by its
+//! `workspace` admits a file (in a workspace folder after following links, not ignored, not a secret by its
 //! name), `secret_lines` removes lines that look like secrets, and `selection` keeps the budget and drops what the
 //! prompt has already.
 //!
@@ -35,11 +35,13 @@ mod imports;
 mod index;
 mod options;
 mod outline;
+mod outlines;
 mod query;
 mod resolve;
 mod secret_files;
 mod secret_lines;
 mod selection;
+mod signature;
 mod sources;
 mod words;
 mod worker;

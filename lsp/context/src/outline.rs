@@ -8,14 +8,12 @@ use ropey::Rope;
 use tree_sitter::Node;
 
 use crate::imports::{self, Import};
+use crate::signature::{dedent, doc_line, first_line, one_line, without_comments};
 
 /// A type up to this length is shown whole.
 const MAX_WHOLE: usize = 500;
-/// Most bytes of one signature, and most members of a class.
-const MAX_HEAD: usize = 300;
+/// Most members of a class.
 const MAX_MEMBERS: usize = 24;
-/// Most characters of a doc comment's line.
-const MAX_DOC: usize = 100;
 /// Deepest nesting of namespaces and conditions that is entered.
 const MAX_DEPTH: usize = 8;
 
@@ -467,13 +465,6 @@ impl Reader<'_> {
     }
 }
 
-/// The first line of a comment or docstring that says something.
-fn doc_line(text: &str) -> Option<String> {
-    let bare = |line: &str| line.trim().trim_matches(['/', '*', '!']).trim().to_owned();
-    let line = text.lines().map(bare).find(|line| line.contains(char::is_alphanumeric))?;
-    Some(line.chars().take(MAX_DOC).collect())
-}
-
 /// The node that names a definition, inside C's declarators too.
 fn name_of(node: Node<'_>) -> Option<Node<'_>> {
     if let Some(name) = node.child_by_field_name("name").or_else(|| node.child_by_field_name("property")) {
@@ -498,47 +489,6 @@ fn name_of(node: Node<'_>) -> Option<Node<'_>> {
             }
         }
     }
-}
-
-fn first_line(text: &str) -> &str {
-    text.lines().next().unwrap_or_default()
-}
-
-/// A signature on one line, unless comments stand in it; cut where it is too long.
-fn one_line(text: &str) -> String {
-    let has_comment = text.contains("//") || text.contains("# ");
-    let decorated = text.starts_with('@');
-    let joined = if (has_comment || decorated) && text.contains('\n') {
-        dedent(text)
-    } else {
-        let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
-        words.replace("( ", "(").replace(", )", ")").replace(" )", ")").replace("[ ", "[").replace(" ]", "]")
-    };
-    match joined.char_indices().nth(MAX_HEAD) {
-        Some((end, _)) => format!("{}...", &joined[..end]),
-        None => joined,
-    }
-}
-
-/// `text` without lines that are nothing but comments or attributes.
-fn without_comments(text: &str) -> String {
-    let says_something = |line: &&str| {
-        let line = line.trim_start();
-        !["//", "/*", "* ", "*/", "#["].iter().any(|mark| line.starts_with(mark))
-    };
-    text.lines().filter(says_something).collect::<Vec<_>>().join("\n")
-}
-
-/// `text`, of which the first line starts at its text, with the others as much to the left as they go together.
-fn dedent(text: &str) -> String {
-    let white = |line: &str| line.len() - line.trim_start_matches([' ', '\t']).len();
-    let others = text.lines().skip(1).filter(|line| !line.trim().is_empty());
-    let common = others.map(white).min().unwrap_or(0);
-    let cut = |(at, line): (usize, &str)| {
-        let from = if at == 0 { 0 } else { common.min(white(line)) };
-        line[from..].trim_end().to_owned()
-    };
-    text.lines().enumerate().map(cut).collect::<Vec<_>>().join("\n")
 }
 
 #[cfg(test)]

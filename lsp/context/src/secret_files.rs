@@ -95,8 +95,7 @@ const WORDS: [&str; 7] = ["secret", "credential", "password", "passwd", "apikey"
 const VALUE_EXTENSIONS: [&str; 12] =
     ["yml", "yaml", "json", "toml", "ini", "cfg", "conf", "properties", "txt", "xml", "plist", "csv"];
 
-/// Whether the name of a file, or of a directory above it, says that it holds secrets. `path` is best
-/// relative to the workspace: what is above that says nothing.
+/// Whether the name of a file, or of a directory above it, says that it holds secrets.
 pub(crate) fn is_secret_file(path: &Path) -> bool {
     let mut parts = path.components().filter_map(|part| part.as_os_str().to_str()).rev();
     let Some(name) = parts.next().map(str::to_ascii_lowercase) else {

@@ -10,9 +10,12 @@ use std::sync::mpsc::{Receiver, TryRecvError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use redstart_syntax::language::Language;
+
 use crate::blocks;
 use crate::context::Shared;
 use crate::files::{self, Family};
+use crate::imports;
 use crate::index::{IndexedChunk, Stamp};
 use crate::secret_lines;
 use crate::words::terms;
@@ -77,10 +80,7 @@ impl Worker {
             match job {
                 Some(Job::Scan) => self.start_scan(),
                 Some(Job::Update(path)) => self.update(&path),
-                Some(Job::Outline(path)) => {
-                    let limit = self.shared.options.index.max_file_bytes;
-                    self.shared.definitions.prepare(&path, self.shared.open_text(&path), limit);
-                }
+                Some(Job::Outline(path)) => self.prepare_outline(&path),
                 None => self.scan_on(started),
             }
             self.sweep();
@@ -98,6 +98,7 @@ impl Worker {
     }
 
     fn start_scan(&mut self) {
+        self.shared.progress_mut().is_full = false;
         self.scans += 1;
         let workspace = self.shared.workspace();
         let folders = workspace.folders().iter().enumerate().rev();
@@ -159,6 +160,32 @@ impl Worker {
             index.remove(real);
             index.remove_under(real);
         }
+        if let Some(real) = real {
+            self.prepare_imports(path, &real);
+        }
+    }
+
+    /// Makes the outlines of what an open file imports, so that its first prompt need not wait for them.
+    fn prepare_imports(&self, named: &Path, real: &Path) {
+        let workspace = self.shared.workspace();
+        let language = Language::from_path(real);
+        let (Some(language), Some(root), Some((text, _))) =
+            (language, workspace.root_of(real), self.shared.open_text(named))
+        else {
+            return;
+        };
+        let statements = imports::statements(&text, language);
+        for target in self.shared.outlines.targets_of(language, statements, real, root).iter() {
+            if let Some(file) = workspace.admit(&target.file) {
+                // One at a time, with the rests between jobs.
+                self.shared.send(Job::Outline(file.real));
+            }
+        }
+    }
+
+    fn prepare_outline(&self, real: &Path) {
+        let limit = self.shared.options.index.max_file_bytes;
+        self.shared.outlines.prepare(real, self.shared.open_text(real), limit);
     }
 
     /// Reads a file and stores what is in it. False when it does not belong in the index.
@@ -167,6 +194,10 @@ impl Worker {
             return false;
         };
         let limits = &self.shared.options.index;
+        if self.is_full_for(real) {
+            self.shared.progress_mut().is_full = true;
+            return false;
+        }
         let (bytes, stamp) = match self.shared.open_text(named) {
             Some((text, version)) if text.len_bytes() as u64 <= limits.max_file_bytes => {
                 (text.to_string().into_bytes(), Stamp::Open { version })
@@ -191,17 +222,16 @@ impl Worker {
             return false;
         };
         let chunks = chunks_of(text);
-        let mut index = self.shared.index_mut();
-        let is_new = index.stamp(real).is_none();
-        let is_full =
-            index.memory_bytes() >= limits.max_memory_bytes || is_new && index.len() >= limits.max_files;
-        if is_full {
-            drop(index);
-            self.shared.progress_mut().is_full = true;
-            return false;
-        }
-        index.put(real, stamp, family, chunks, self.scans);
+        self.shared.index_mut().put(real, stamp, family, chunks, self.scans);
         true
+    }
+
+    /// Whether there is no room for a file. One that is known may be replaced, which changes little.
+    fn is_full_for(&self, path: &Path) -> bool {
+        let limits = &self.shared.options.index;
+        let index = self.shared.index();
+        let is_new = index.stamp(path).is_none();
+        is_new && (index.memory_bytes() >= limits.max_memory_bytes || index.len() >= limits.max_files)
     }
 
     fn sweep(&self) {
@@ -255,7 +285,12 @@ pub(crate) fn disk_stamp(path: &Path) -> Option<Stamp> {
 }
 
 fn chunks_of(text: &str) -> Vec<IndexedChunk> {
-    let lines: Vec<&str> = text.lines().collect();
-    let chunks = blocks::chunks(&lines).into_iter();
-    chunks.map(|range| (range.clone(), terms(&lines[range].join("\n")))).collect()
+    let lines: Vec<&str> = text.split_inclusive('\n').collect();
+    let mut starts = vec![0];
+    starts.extend(lines.iter().scan(0, |end, line| {
+        *end += line.len();
+        Some(*end)
+    }));
+    let chunks = blocks::chunks(&lines).into_iter().map(|lines| starts[lines.start]..starts[lines.end]);
+    chunks.map(|bytes| (bytes.clone(), terms(&text[bytes]))).collect()
 }

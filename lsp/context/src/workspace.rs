@@ -73,7 +73,7 @@ impl Workspace {
         let folder = self.folders.iter().find(|folder| real.starts_with(&folder.root))?;
         let relative = real.strip_prefix(&folder.root).ok()?;
         let given = path.file_name().map(Path::new)?;
-        if is_secret_file(relative) || is_secret_file(given) || folder.rules.is_ignored(&real, false) {
+        if is_secret_file(&real) || is_secret_file(given) || folder.rules.is_ignored(&real, false) {
             return None;
         }
         Some(Admitted { relative: slashed(relative)?, real })
@@ -84,15 +84,8 @@ impl Folder {
     /// Whether an entry of an admitted directory may be walked into or read. Links are not followed:
     /// what they point to in the workspace is found where it is.
     pub(crate) fn admits_entry(&self, path: &Path, is_directory: bool) -> bool {
-        let Ok(relative) = path.strip_prefix(&self.root) else {
-            return false;
-        };
-        let secret = if is_directory {
-            // Some file in it, to judge the directory's own name.
-            is_secret_file(&relative.join("file"))
-        } else {
-            is_secret_file(relative)
-        };
+        // Some file in a directory, to judge the directory's own name.
+        let secret = if is_directory { is_secret_file(&path.join("file")) } else { is_secret_file(path) };
         !secret && !self.rules.is_entry_ignored(path, is_directory)
     }
 }
@@ -164,6 +157,14 @@ mod tests {
         assert!(inner.admit(&root.path().join("app/out/x.py")).is_none());
         assert!(inner.admit(&root.path().join("app/new.py")).is_some(), "not on disk yet");
         assert!(inner.admit(&root.path().join("other/x.py")).is_none(), "outside");
+    }
+
+    #[test]
+    fn a_folder_that_is_ignored_itself_was_opened_on_purpose() {
+        let (root, _) = workspace(&[(".git/HEAD", ""), (".gitignore", "out/\n*.log\n"), ("out/x.py", "")]);
+        let inner = Workspace::new(vec![root.path().join("out")]);
+        assert!(inner.admit(&root.path().join("out/x.py")).is_some());
+        assert!(inner.admit(&root.path().join("out/x.log")).is_none());
     }
 
     #[test]

@@ -4,74 +4,27 @@
 //! in the order of imports and of their files, so that using another one changes as little as can be.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Instant;
 
 use redstart_syntax::language::Language;
-use ropey::Rope;
 
 use crate::context::Shared;
 use crate::documents::Snapshot;
-use crate::files;
 use crate::imports::{self, Import};
-use crate::index::Stamp;
 use crate::outline::Outline;
 use crate::query::{Chunk, Query, Reason};
 use crate::resolve::{Target, Wanted, targets};
 use crate::sources::Turn;
 use crate::words::Uses;
-use crate::worker::{Job, disk_stamp};
+use crate::worker::Job;
 use crate::workspace::{Admitted, Workspace};
 
-/// Outlines kept, and their memory.
-const MAX_OUTLINES: usize = 512;
-const MAX_OUTLINE_BYTES: usize = 6 << 20;
-/// Files whose parsed imports are kept.
-const MAX_IMPORTS: usize = 32;
 /// How many files a name is followed through: `from .core import X` in an `__init__.py`.
 const MAX_REEXPORTS: usize = 3;
 /// Bytes on either side of the caret in which names count as used.
 const USES_REACH: usize = 16 << 10;
-/// Bytes that are parsed in a millisecond, at least. What would take longer than there is time is left to
-/// the background thread at once.
-const PARSED_PER_MILLISECOND: u64 = 4_096;
-/// How long a resolved import is believed when nobody says that files changed.
-const BELIEVED: Duration = Duration::from_secs(10);
-/// Time the background thread may take for an outline that is not done while typing.
-const BACKGROUND_BUDGET: Duration = Duration::from_millis(500);
-
-/// Outlines of files and imports of texts, so that each is parsed once.
-#[derive(Debug, Default)]
-pub(crate) struct Cache {
-    outlines: Mutex<Outlines>,
-    imports: Mutex<HashMap<PathBuf, Resolved>>,
-}
-
-/// What a file imports.
-#[derive(Debug)]
-struct Resolved {
-    /// The text of its import statements.
-    statements: String,
-    /// What they mean, in their order.
-    targets: Arc<Vec<Target>>,
-    at: Instant,
-}
-
-#[derive(Debug, Default)]
-struct Outlines {
-    by_path: HashMap<PathBuf, Kept>,
-    bytes: usize,
-    clock: u64,
-}
-
-#[derive(Debug)]
-struct Kept {
-    stamp: Stamp,
-    outline: Arc<Outline>,
-    used: u64,
-}
 
 /// A definition that was found.
 struct Found {
@@ -95,7 +48,7 @@ pub(crate) fn offer(turn: &mut Turn<'_>, query: &Query<'_>, documents: &Snapshot
         return;
     };
     let statements = imports::statements(query.text, language);
-    let targets = shared.definitions.targets_of(language, statements, &here.real, root);
+    let targets = shared.outlines.targets_of(language, statements, &here.real, root);
     let text = imports::without_statements(&text_in_reach(query), language);
     let mut search = Search {
         turn,
@@ -103,6 +56,7 @@ pub(crate) fn offer(turn: &mut Turn<'_>, query: &Query<'_>, documents: &Snapshot
         shared,
         workspace: &workspace,
         root,
+        here: &here.real,
         uses: Uses::of(&text),
         known: HashMap::new(),
         seen: HashSet::from([here.real.clone()]),
@@ -142,6 +96,8 @@ struct Search<'a, 's> {
     shared: &'a Shared,
     workspace: &'a Workspace,
     root: &'a Path,
+    /// The file that context is wanted for.
+    here: &'a Path,
     uses: Uses<'a>,
     /// Files by the path that an import led to; `None` for one that is not admitted or not ready.
     known: HashMap<PathBuf, Option<(Admitted, Arc<Outline>)>>,
@@ -158,7 +114,8 @@ impl Search<'_, '_> {
         let known = match self.known.get(&target.file) {
             Some(known) => known.clone(),
             None => {
-                let file = self.workspace.admit(&target.file);
+                // The file itself is before the user's eyes, and changes with every keystroke.
+                let file = self.workspace.admit(&target.file).filter(|file| file.real != self.here);
                 let known = file.and_then(|file| Some((file.clone(), self.outline(&file)?)));
                 self.known.insert(target.file.clone(), known.clone());
                 known
@@ -236,7 +193,7 @@ impl Search<'_, '_> {
         let open = self.documents.iter().find(|(path, document)| document.is_open && *path == file.real);
         let open = open.map(|(_, document)| (document.text.clone(), document.version));
         let limit = self.shared.options.index.max_file_bytes;
-        let outline = self.shared.definitions.outline_of(&file.real, open, limit, left);
+        let outline = self.shared.outlines.outline_of(&file.real, open, limit, left);
         if outline.is_none() {
             // Too long for a keystroke. It is there next time.
             self.is_incomplete = true;
@@ -307,118 +264,4 @@ fn give(turn: &mut Turn<'_>, mut found: Vec<Found>) {
             turn.offer(Chunk { path, text, reason: Reason::Definition }, rank);
         }
     }
-}
-
-impl Cache {
-    /// What import statements mean in the file `real`, looked up again when they or files changed.
-    fn targets_of(
-        &self,
-        language: Language,
-        statements: String,
-        real: &Path,
-        root: &Path,
-    ) -> Arc<Vec<Target>> {
-        if let Some(known) = lock(&self.imports).get(real)
-            && known.statements == statements
-            && known.at.elapsed() < BELIEVED
-        {
-            return known.targets.clone();
-        }
-        let imports = imports::parse(language, &statements);
-        let found = imports.iter().flat_map(|import| targets(language, import, real, root));
-        let found = Arc::new(found.collect::<Vec<_>>());
-        let mut kept = lock(&self.imports);
-        if kept.len() >= MAX_IMPORTS && !kept.contains_key(real) {
-            kept.clear();
-        }
-        let resolved = Resolved { statements, targets: found.clone(), at: Instant::now() };
-        kept.insert(real.to_path_buf(), resolved);
-        found
-    }
-
-    /// Files came or went: imports may mean others.
-    pub(crate) fn forget_targets(&self) {
-        lock(&self.imports).clear();
-    }
-
-    /// The outline of a file: of what is `open` in the editor, else of what is on disk. `None` when
-    /// `budget` is too short. What cannot be read or parsed at all has an empty one.
-    pub(crate) fn outline_of(
-        &self,
-        real: &Path,
-        open: Option<(Rope, u64)>,
-        max_bytes: u64,
-        budget: Duration,
-    ) -> Option<Arc<Outline>> {
-        let stamp = match &open {
-            Some((_, version)) => Stamp::Open { version: *version },
-            None => match disk_stamp(real) {
-                Some(stamp) => stamp,
-                // Gone meanwhile.
-                None => return Some(Arc::default()),
-            },
-        };
-        if let Some(known) = lock(&self.outlines).get(real, stamp) {
-            return Some(known);
-        }
-        let length = match (&open, stamp) {
-            (Some((text, _)), _) => text.len_bytes() as u64,
-            (None, Stamp::Disk { bytes, .. }) => bytes,
-            (None, Stamp::Open { .. }) => 0,
-        };
-        let possible = PARSED_PER_MILLISECOND * u64::try_from(budget.as_millis()).unwrap_or(u64::MAX);
-        if length <= max_bytes && length > possible && budget < BACKGROUND_BUDGET {
-            return None;
-        }
-        let bytes = match open {
-            _ if length > max_bytes => Vec::new(),
-            Some((text, _)) => text.to_string().into_bytes(),
-            None => fs::read(real).unwrap_or_default(),
-        };
-        let text = files::source_text(&bytes).unwrap_or_default();
-        let language = Language::from_path(real);
-        let outline = language.and_then(|language| Outline::of(language, text, budget));
-        let outline = match outline {
-            Some(outline) => outline,
-            None if budget < BACKGROUND_BUDGET => return None,
-            None => Outline::default(),
-        };
-        let outline = Arc::new(outline);
-        lock(&self.outlines).put(real, stamp, outline.clone());
-        Some(outline)
-    }
-
-    /// Makes an outline without haste.
-    pub(crate) fn prepare(&self, real: &Path, open: Option<(Rope, u64)>, max_bytes: u64) {
-        self.outline_of(real, open, max_bytes, BACKGROUND_BUDGET);
-    }
-}
-
-impl Outlines {
-    fn get(&mut self, path: &Path, stamp: Stamp) -> Option<Arc<Outline>> {
-        self.clock += 1;
-        let kept = self.by_path.get_mut(path).filter(|kept| kept.stamp == stamp)?;
-        kept.used = self.clock;
-        Some(kept.outline.clone())
-    }
-
-    fn put(&mut self, path: &Path, stamp: Stamp, outline: Arc<Outline>) {
-        self.clock += 1;
-        self.bytes += outline.memory_bytes();
-        let kept = Kept { stamp, outline, used: self.clock };
-        if let Some(old) = self.by_path.insert(path.to_path_buf(), kept) {
-            self.bytes -= old.outline.memory_bytes();
-        }
-        while self.by_path.len() > MAX_OUTLINES || self.bytes > MAX_OUTLINE_BYTES {
-            let oldest = self.by_path.iter().min_by_key(|(_, kept)| kept.used).map(|(path, _)| path.clone());
-            let Some(old) = oldest.and_then(|path| self.by_path.remove(&path)) else {
-                return;
-            };
-            self.bytes -= old.outline.memory_bytes();
-        }
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -3,8 +3,8 @@
 //! The query is the identifiers of the lines around the caret, without the line being typed, from a stretch that moves
 //! in steps: a keystroke does not change what is found.
 
-use std::fs;
-use std::ops::Range;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
 use crate::context::Shared;
@@ -29,7 +29,7 @@ const MAX_HITS: usize = 16;
 const MAX_SNIPPETS: usize = 4;
 const MAX_OF_FILE: usize = 2;
 
-/// Offers the snippets that share most with the text around the caret, given by path and line.
+/// Offers the snippets that share most with the text around the caret, given by path and place.
 pub(crate) fn offer(turn: &mut Turn<'_>, query: &Query<'_>, documents: &Snapshot, shared: &Shared) {
     let Some(family) = family(query) else {
         return;
@@ -37,7 +37,10 @@ pub(crate) fn offer(turn: &mut Turn<'_>, query: &Query<'_>, documents: &Snapshot
     let workspace = shared.workspace();
     let here = workspace.admit(query.path).map(|file| file.real);
     let wanted = terms(&text_around(query));
-    let hits = shared.index().search(&wanted, &family, here.as_deref(), MAX_HITS);
+    let hits = match shared.index_by(turn.until()) {
+        Some(index) => index.search(&wanted, &family, here.as_deref(), MAX_HITS),
+        None => Vec::new(),
+    };
     if !turn.in_time() {
         return;
     }
@@ -57,7 +60,7 @@ pub(crate) fn offer(turn: &mut Turn<'_>, query: &Query<'_>, documents: &Snapshot
             shared.send(Job::Update(hit.path.clone()));
             continue;
         };
-        let place = |hit: &Hit| (hit.path.clone(), hit.lines.start);
+        let place = |hit: &Hit| (hit.path.clone(), hit.bytes.start);
         let rank = hits.iter().filter(|other| place(other) < place(hit)).count();
         let chunk = Chunk { path: file.relative, text, reason: Reason::Similar };
         if turn.offer(chunk, rank) == Offer::Taken {
@@ -84,23 +87,17 @@ fn text_around(query: &Query<'_>) -> String {
 fn text_of(hit: &Hit, documents: &Snapshot) -> Option<String> {
     match hit.stamp {
         Stamp::Open { version } => {
-            let current = |(_, document): &&(_, crate::documents::Document)| document.version == version;
-            let (_, document) = documents.iter().find(current)?;
-            let lines = clamp(&hit.lines, document.text.len_lines());
-            Some(lines.map(|line| document.text.line(line).to_string()).collect())
+            let (_, document) = documents.iter().find(|(_, document)| document.version == version)?;
+            Some(document.text.get_byte_slice(hit.bytes.clone())?.to_string())
         }
         stamp @ Stamp::Disk { .. } => {
-            if disk_stamp(&hit.path) != Some(stamp) {
-                return None;
-            }
-            let text = fs::read_to_string(&hit.path).ok()?;
-            let lines: Vec<&str> = text.lines().collect();
-            Some(lines[clamp(&hit.lines, lines.len())].join("\n"))
+            let mut file = File::open(&hit.path).ok()?;
+            file.seek(SeekFrom::Start(hit.bytes.start as u64)).ok()?;
+            let mut bytes = vec![0; hit.bytes.len()];
+            file.read_exact(&mut bytes).ok()?;
+            // After the read, so that a write in between is noticed.
+            (disk_stamp(&hit.path) == Some(stamp)).then_some(())?;
+            String::from_utf8(bytes).ok()
         }
     }
-}
-
-fn clamp(lines: &Range<usize>, count: usize) -> Range<usize> {
-    let end = lines.end.min(count);
-    lines.start.min(end)..end
 }
