@@ -32,6 +32,11 @@ fn a_block_where_one_begins_or_goes_on() {
         (Some(Language::Java), "class A {\n    /** Adds. */\n    |\n}"),
         (Some(Language::JavaScript), "list.map((x) => {|"),
         (Some(Language::Go), "func f() {\n\t|\n}"),
+        (Some(Language::Go), "switch x {\ncase 1:|\n}"),
+        (Some(Language::Python), "if (a\n        and b):|"),
+        (Some(Language::Python), "def f(\n    a,\n) -> int:|"),
+        (Some(Language::Python), "if a:|\nb()"),
+        (Some(Language::Rust), "#[test]\n|"),
         (None, "task:\n|"),
     ] {
         check(language, marked, Scope::Block);
@@ -54,9 +59,35 @@ fn a_line_elsewhere() {
         (Some(Language::Rust), "// what follows {|"),
         (Some(Language::C), "/* a\n   |\n*/"),
         (None, "some words|"),
+        // An annotation, a lambda.
+        (Some(Language::Python), "count:|"),
+        (Some(Language::Python), "double = lambda x:|"),
+        // The body is there already.
+        (Some(Language::Python), "if a:|\n    b()"),
+        (Some(Language::Rust), "fn f() {|\n    a();\n}"),
     ] {
         check(language, marked, Scope::SingleLine);
     }
+}
+
+#[test]
+fn the_tree_knows_what_a_line_at_the_left_margin_is_in() {
+    let with_tree = |language, marked: &str| {
+        let byte = marked.find('|').expect("a caret");
+        let text = Rope::from_str(&marked.replacen('|', "", 1));
+        let tree = SyntaxTree::parse(language, &text, Duration::from_secs(60));
+        wants_block(&Caret::new(&text, byte, Some(language)), tree.as_ref())
+    };
+    assert_eq!(with_tree(Language::Python, "def f():\n    a()\n|\n    b()\n"), Scope::Block);
+    assert_eq!(
+        with_tree(Language::Python, "def f():\n    a()\n\n|\n\ndef g():\n    b()\n"),
+        Scope::SingleLine
+    );
+    // The beginning is beyond the window.
+    let long = format!("fn f() {{\n{}|\n}}\n", "    a();\n".repeat(2000));
+    assert_eq!(with_tree(Language::Rust, &long), Scope::Block);
+    // A bracket in a regular expression opens nothing.
+    assert_eq!(with_tree(Language::JavaScript, "const r = /[{]/;\n\n|\n\nf();\n"), Scope::SingleLine);
 }
 
 #[test]

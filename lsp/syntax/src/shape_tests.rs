@@ -172,7 +172,7 @@ fn golden_cases_of_what_is_left() {
         let expected = case.part("shaped").expect("a shaped part");
         let shaped = refit(rest, &case.caret);
         if let Some(shaped) = &shaped {
-            assert_eq!(shaped.text, rest.trim_end(), "{}: the text stays", case.title);
+            assert!(rest.starts_with(&shaped.text), "{}: the text stays", case.title);
         }
         let got = case.after(shaped);
         if got != expected {
@@ -295,7 +295,7 @@ proptest! {
         let caret = Caret::new(&Rope::from_str(&now), at + typed.len_utf8(), language);
         let rest = &shaped.text[typed.len_utf8()..];
         if let Some(refitted) = refit(rest, &caret) {
-            prop_assert_eq!(&refitted.text, rest);
+            prop_assert!(rest.starts_with(&refitted.text), "{:?} of {:?}", refitted.text, rest);
             prop_assert!(refitted.replace <= caret.line_suffix().len());
             prop_assert!(caret.line_suffix().is_char_boundary(refitted.replace));
         }

@@ -129,6 +129,63 @@ fn circles_are_cut() {
     check(Language::Rust, "fn f() {\n    |\n}", Block, &generated, long.trim());
 }
 
+/// What is kept of `generated` with `budget` for parsing.
+fn accepted_with_tree(
+    language: Language,
+    marked: &str,
+    generated: &str,
+    budget: Duration,
+) -> (String, Verdict) {
+    let caret = caret_at(language, marked);
+    let text = Rope::from_str(&marked.replacen('|', "", 1));
+    let tree = SyntaxTree::parse(language, &text, Duration::from_secs(60)).expect("fits");
+    let mut policy = StopPolicy::new(&caret, Scope::Block).with_tree(&caret, &text, &tree, budget);
+    let verdict = policy.push(generated);
+    (policy.accepted().to_owned(), verdict)
+}
+
+#[test]
+fn a_block_ends_with_its_node() {
+    const LONG: Duration = Duration::from_secs(60);
+    let marked = "function f(a) {\n  if (a)\n    |\n}\n";
+    let generated = "return 1;\n    g();\n    h();\n";
+    let (kept, verdict) = accepted_with_tree(Language::JavaScript, marked, generated, LONG);
+    assert_eq!((kept.as_str(), verdict), ("return 1;", Verdict::Stop));
+    // Without time the text decides, which sees one indent.
+    let (kept, verdict) = accepted_with_tree(Language::JavaScript, marked, generated, Duration::ZERO);
+    assert_eq!((kept.as_str(), verdict), (generated, Verdict::Continue));
+    // A definition stops with its own brace, before another line is generated.
+    let method = "f(&self) {\n        self.g();\n    }\n";
+    let marked = "impl A {\n    |\n}\n";
+    let (kept, verdict) = accepted_with_tree(Language::Rust, marked, &format!("fn {method}"), LONG);
+    assert_eq!((kept, verdict), (format!("fn {}", method.trim_end()), Verdict::Stop));
+    // What does not parse does not end: the document is half written, and so is the text.
+    let (_, verdict) = accepted_with_tree(Language::Rust, "fn f( {\n    |\n", "let = ;\n    a(;\n", LONG);
+    assert_eq!(verdict, Verdict::Continue);
+}
+
+#[test]
+fn a_statement_goes_on_after_its_block() {
+    use Scope::Block;
+    let closed = "fn f() {\n    if a {\n        |\n    }\n}\n";
+    check(
+        Language::Rust,
+        closed,
+        Block,
+        "b();\n    } else {\n        c();\n    }\n\n    d();",
+        "b();\n    } else {\n        c();",
+    );
+    check(Language::Rust, closed, Block, "b();\n    }\n    else_where();", "b();");
+    check(Language::Rust, closed, Block, "b();\n    } elsewhere", "b();");
+    let python = "if a:\n    |\n";
+    check(Language::Python, python, Block, "b()\nelse:\n    c()\nd()", "b()\nelse:\n    c()");
+    check(Language::Python, python, Block, "b()\nelsewhere()", "b()");
+    // Where the generation ends in the middle of the word, it is not known to go on.
+    let caret = caret_at(Language::Python, python);
+    assert_eq!(accepted(&caret, Block, "b()\nel").0, "b()");
+    assert_eq!(accepted(&caret, Block, "b()\nelse:").0, "b()\nelse:");
+}
+
 #[test]
 fn text_after_the_stop_changes_nothing() {
     let caret = caret_at(Language::Python, "x = |");

@@ -45,7 +45,7 @@ pub(super) fn render(summary: &Summary, style: &Style) -> String {
     let sections = sections.map(|(title, body)| format!("{}\n{body}", style.paint(BOLD, title)));
     let mut text = sections.join("\n");
     if summary.damaged > 0 {
-        text.push_str(&format!("\n{} lines of the record could not be read.\n", summary.damaged));
+        text.push_str(&format!("\nLines of the record that could not be read: {}\n", summary.damaged));
     }
     text
 }

@@ -1,40 +1,44 @@
 //! The rest of a suggestion of which the user has typed the first part.
 
 use super::Shaped;
-use super::rest::{brace_in_string, is_closer, leading_closers};
+use super::rest::{brace_in_string, first_excess, is_closer, leading_closers};
 use crate::brackets::Brackets;
 use crate::caret::{Caret, is_blank};
 use crate::trigger::is_word;
 
 /// What is left of an earlier [`Shaped`] at `caret`, after the user typed its first part: `remainder` is the rest of
-/// its text, with the document's line ends. The text stays as it was, but for blanks at its end. What it
-/// replaces is what the line now says twice: the bracket or quote that the editor added when the user typed its
-/// partner. `None` when nothing is left to suggest.
+/// its text, with the document's line ends. The text stays as it was, but for blanks at its end and for brackets that
+/// the document closes below by now, as editors do at a line end after `{`. What it replaces is what the line now says
+/// twice: the bracket or quote that the editor added when the user typed its partner. `None` when nothing is left to
+/// suggest.
 pub fn refit(remainder: &str, caret: &Caret) -> Option<Shaped> {
-    let text = remainder.trim_end();
     let rest = caret.line_suffix().trim_end();
+    let Brackets { unmatched, open, .. } = Brackets::read(remainder, caret);
+    // The brace of a format string's expression, which is no bracket to the lexer.
+    let brace = usize::from(brace_in_string(remainder, caret).is_some());
+    let closers = leading_closers(&rest[brace..], caret);
+    let shared = unmatched.iter().zip(&closers).take_while(|(a, b)| a.closer == b.closer).count();
+
+    let is_closed = |at: usize| caret.open_brackets().iter().rev().nth(at).is_some_and(|open| open.closed);
+    let excess = first_excess(shared, &unmatched, open, caret).filter(|&at| is_closed(at));
+    let text = excess.map_or(remainder, |at| &remainder[..unmatched[at].bytes.start]).trim_end();
     if text.is_empty() || text == rest.trim_start() {
         return None;
     }
-    let replace = covered(text, rest, caret);
-    (text != &rest[..replace]).then(|| Shaped { text: text.to_owned(), replace })
-}
 
-/// How many bytes of `rest`, the rest of the caret's line, `text` brings along.
-fn covered(text: &str, rest: &str, caret: &Caret) -> usize {
-    // The brace of a format string's expression, which is no bracket to the lexer.
-    let brace = usize::from(brace_in_string(text, caret).is_some());
-    let closers = leading_closers(&rest[brace..], caret);
-    let unmatched = Brackets::read(text, caret).unmatched;
-    let shared = unmatched.iter().zip(&closers).take_while(|(a, b)| a.closer == b.closer).count();
+    let quote = shared == 0 && brace == 0 && closes_quote(text, rest, caret);
     let replaced = match shared {
-        0 => brace.max(usize::from(closes_quote(text, rest, caret))),
+        0 => brace.max(usize::from(quote)),
         _ => brace + closers[shared - 1].bytes.end,
     };
-    // `;` and the like, when the text ends with all that is left of the line.
+    // `;` and the like, when the text ends with all that is left of the line; after a quote that the lexer does not
+    // know, brackets as well.
     let left = rest[replaced..].trim_start();
-    let is_punctuation = !left.is_empty() && !left.contains(is_word) && !left.contains(is_closer);
-    if is_punctuation && text.ends_with(left) { rest.len() } else { replaced }
+    let ends_with_left = !left.is_empty() && !left.contains(is_word) && text.ends_with(left);
+    let left_closers = left.matches(is_closer).count();
+    let is_own = left_closers > if quote { unmatched.len() } else { 0 };
+    let replace = if ends_with_left && !is_own { rest.len() } else { replaced };
+    (text != &rest[..replace]).then(|| Shaped { text: text.to_owned(), replace })
 }
 
 /// Whether the rest of the line begins with a quote that the text closes, where the lexer sees no string: a

@@ -44,29 +44,12 @@ fn fit(mut text: String, mut rest: &str, caret: &Caret) -> (String, usize) {
         rest = "";
     }
 
-    let Brackets { mut unmatched, open: mut reopened, .. } = Brackets::read(&text, caret);
+    let Brackets { mut unmatched, open: reopened, .. } = Brackets::read(&text, caret);
     let closers = leading_closers(rest, caret);
     let same = |(a, b): &(&Closer, &Closer)| a.closer == b.closer;
     let shared = unmatched.iter().zip(&closers).take_while(same).count();
 
-    // A closer that the line does not have must be missing in the document, or be opened again as in
-    // `} else {`.
-    let open: Vec<_> = caret.open_brackets().iter().rev().collect();
-    let excess = (shared..unmatched.len()).find(|&at| {
-        let closer = unmatched[at].closer;
-        let Some(open) = open.get(at).filter(|open| open.closer == closer) else {
-            return true;
-        };
-        let again = reopened.iter().position(|&reopened| reopened == closer);
-        if open.closed
-            && let Some(again) = again
-        {
-            reopened.remove(again);
-            return false;
-        }
-        open.closed
-    });
-    if let Some(at) = excess {
+    if let Some(at) = first_excess(shared, &unmatched, reopened, caret) {
         text.truncate(unmatched[at].bytes.start);
         text.truncate(text.trim_end().len());
         unmatched.truncate(at);
@@ -86,6 +69,31 @@ fn fit(mut text: String, mut rest: &str, caret: &Caret) -> (String, usize) {
     let left = rest[replaced..].trim();
     let has_left = !left.is_empty() && !left.contains(is_word) && text.ends_with(left);
     (text, if has_left { rest.len() } else { replaced })
+}
+
+/// The first of a text's closers, from `shared` on, that is one too many. A closer that the line does not have
+/// must be missing in the document, or be opened again (`reopened`) as in `} else {`.
+pub(super) fn first_excess(
+    shared: usize,
+    unmatched: &[Closer],
+    mut reopened: Vec<char>,
+    caret: &Caret,
+) -> Option<usize> {
+    let open: Vec<_> = caret.open_brackets().iter().rev().collect();
+    (shared..unmatched.len()).find(|&at| {
+        let closer = unmatched[at].closer;
+        let Some(open) = open.get(at).filter(|open| open.closer == closer) else {
+            return true;
+        };
+        let again = reopened.iter().position(|&reopened| reopened == closer);
+        if open.closed
+            && let Some(again) = again
+        {
+            reopened.remove(again);
+            return false;
+        }
+        open.closed
+    })
 }
 
 /// What the rest of the line closes before it says anything else.
