@@ -119,10 +119,10 @@ class Typist:
 
     def look(self, part):
         """Stops at the suggestion and accepts it if it is what comes next."""
-        self.spend(420)
+        self.spend(380)
         self.event(accept=part)
 
-    def type(self, text, looks=0.4):
+    def type(self, text, looks=0.7):
         """Types. A line break takes the indentation after it along, as editors do."""
         at = 0
         look_at = self.random.randint(2, 6)
@@ -134,10 +134,12 @@ class Typist:
                 length += len(text[at + 1 :]) - len(text[at + 1 :].lstrip(" \t"))
                 look_at = at + length + self.random.randint(1, 7)
                 # The end of a line is where one thinks; the end of a block, where one thinks longer.
-                if self.random.random() < 0.55:
+                if self.random.random() < 0.4:
                     self.think(self.random.choice([0.5, 0.6, 0.8, 1.1, 1.7]))
-            if at == look_at and self.random.random() < looks:
-                self.look(self.random.choice(["line", "line", "word", "whole"]))
+            if at == look_at:
+                look_at += self.random.randint(9, 24)
+                if self.random.random() < looks:
+                    self.look(self.random.choice(["line", "line", "word", "word", "whole"]))
             self.key_time(key, before)
             at += self.press(text, at, length, before)
         if self.random.random() < 0.5:
@@ -238,7 +240,7 @@ class Ledger:
            '            raise ValueError("the amount must be positive")\n'
            "        self.add(source, -amount)\n        self.add(target, amount)")
     t.after('    note: str = ""')
-    t.type("\n\n    def is_debit(self):\n        return self.amount < 0")
+    t.type("\n    day: int = 0")
     return t
 
 

@@ -55,7 +55,7 @@ pub(super) struct BenchArgs {
 #[derive(Subcommand)]
 enum BenchCommand {
     Seed(seed::SeedArgs),
-    Typing(typing::TypingArgs),
+    Typing(Box<typing::TypingArgs>),
     ReadBandwidth(bandwidth::ReadBandwidthArgs),
 }
 

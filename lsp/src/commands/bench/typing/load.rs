@@ -39,7 +39,7 @@ pub(super) struct LoadReport {
     idle_edit_ms: Percentiles,
     /// While several documents ask for suggestions all the time.
     edit_ms: Percentiles,
-    /// Suggestions and reviews asked for, and those answered, during the edits under load.
+    /// Suggestions asked for, and requests of these answered with one or with none, during the edits under load.
     asked: usize,
     answered: usize,
     reviews: usize,
@@ -78,7 +78,7 @@ impl LoadReport {
         }
         let _ = writeln!(
             text,
-            "\n  load: {} suggestions asked for, {} requests answered, {} reviews{}\n\n  edits under load",
+            "\n  load: {} suggestions asked for, {} of these requests answered, {} reviews{}\n\n  edits under load",
             self.asked,
             self.answered,
             self.reviews,

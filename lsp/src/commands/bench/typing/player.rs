@@ -156,6 +156,8 @@ impl<Target: Suggester> Player<'_, Target> {
             let due = self.due.filter(|(due, _)| *due < moment);
             let wake = due.map_or(moment, |(due, _)| due);
             tokio::select! {
+                // An answer that is there is on display before the next key.
+                biased;
                 Some((serial, answered)) = self.answers.recv() => self.take(serial, answered),
                 () = tokio::time::sleep_until(wake) => match due {
                     Some((_, pressed)) => {
@@ -368,6 +370,106 @@ mod tests {
     use super::super::buffer::Place;
     use super::super::recording::{Edit, Step};
     use super::*;
+
+    /// Knows what comes next at one caret, answers at once and keeps the text as a server does.
+    struct Scripted {
+        text: Buffer,
+        after: &'static str,
+        suggestion: &'static str,
+        /// Loses this edit, counted from 0.
+        lose: Option<usize>,
+        edits: usize,
+        commands: usize,
+    }
+
+    impl Scripted {
+        fn new() -> Self {
+            let text = Buffer::new("", "");
+            Self { text, after: "a = ", suggestion: "b + c", lose: None, edits: 0, commands: 0 }
+        }
+    }
+
+    impl Suggester for Scripted {
+        async fn open(&mut self, recording: &Recording) -> anyhow::Result<()> {
+            self.text = recording.start.clone();
+            Ok(())
+        }
+
+        async fn edit(&mut self, change: Change) -> anyhow::Result<()> {
+            if self.lose != Some(self.edits) {
+                let place = |position: &Value| Place {
+                    line: position["line"].as_u64().expect("a line") as usize,
+                    character: position["character"].as_u64().expect("a character") as usize,
+                };
+                let range = &change.event["range"];
+                let text = change.event["text"].as_str().expect("a text");
+                self.text.edit(place(&range["start"]), place(&range["end"]), text).expect("a range");
+            }
+            self.edits += 1;
+            Ok(())
+        }
+
+        async fn ask(&mut self, buffer: &Buffer, _: bool) -> anyhow::Result<Answering> {
+            let item = (buffer.own_text() == self.after).then(|| Item {
+                range: Value::Null,
+                text: self.suggestion.to_owned(),
+                command: Value::from("accepted"),
+            });
+            let received = std::time::Instant::now();
+            Ok(Box::pin(async move { Answered { received, item: Ok(item), account: None } }))
+        }
+
+        async fn accepted(&mut self, _: Value) -> anyhow::Result<()> {
+            self.commands += 1;
+            Ok(())
+        }
+
+        async fn close(&mut self) -> anyhow::Result<Option<String>> {
+            Ok(Some(self.text.text().to_string()))
+        }
+    }
+
+    /// Types `a = b + c;` and looks at the suggestion after `a = `.
+    fn recording(part: &str) -> Recording {
+        let events = serde_json::json!([
+            {"at_ms": 0, "insert": "a"}, {"at_ms": 5, "insert": " = "},
+            {"at_ms": 1000, "accept": part, "otherwise": "b + c"}, {"at_ms": 1005, "insert": ";"},
+        ]);
+        let file = serde_json::json!({
+            "format": super::super::recording::FORMAT, "language": "c", "file": "a.c",
+            "text": "", "events": events, "final_text": "a = b + c;",
+        });
+        Recording::parse("a.json", &file.to_string()).expect("well-formed")
+    }
+
+    const MANNER: Manner = Manner { editor: Editor::Eager, speed: 10.0 };
+
+    #[tokio::test]
+    async fn an_accepted_suggestion_spares_its_keys_and_runs_its_command() {
+        let mut target = Scripted::new();
+        let tally = play(&recording("whole"), &mut target, MANNER, || {}).await.expect("played");
+        assert_eq!((tally.looks, tally.accepts, tally.accepted_characters), (1, 1, 5));
+        assert_eq!((target.edits, target.commands, tally.keys), (4, 1, 3));
+
+        let mut target = Scripted::new();
+        let tally = play(&recording("word"), &mut target, MANNER, || {}).await.expect("played");
+        assert_eq!((tally.accepts, tally.accepted_characters), (1, 1));
+        assert_eq!((target.edits, target.commands, tally.keys), (8, 0, 7), "the rest is typed");
+    }
+
+    #[tokio::test]
+    async fn a_suggestion_that_is_not_wanted_is_typed_over() {
+        let mut target = Scripted { suggestion: "b + d", ..Scripted::new() };
+        let tally = play(&recording("whole"), &mut target, MANNER, || {}).await.expect("played");
+        assert_eq!((tally.looks, tally.accepts, tally.keys), (1, 0, 8));
+    }
+
+    #[tokio::test]
+    async fn a_lost_character_fails_the_replay() {
+        let mut target = Scripted { lose: Some(3), ..Scripted::new() };
+        let error = play(&recording("whole"), &mut target, MANNER, || {}).await.expect_err("noticed");
+        assert!(format!("{error:#}").contains("copy of the file is not the editor's"), "{error:#}");
+    }
 
     fn steps(actions: &[Action]) -> Vec<Step> {
         actions.iter().map(|action| Step { wait: Duration::ZERO, action: action.clone() }).collect()

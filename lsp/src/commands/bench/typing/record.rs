@@ -31,12 +31,12 @@ pub(super) async fn run(launcher: &Launcher, without: Option<&str>, file: &Path)
     let listener = Arc::clone(&recorder);
     let answers = tokio::spawn(async move {
         pass(BufReader::new(server_output), &mut tokio::io::stdout(), |message| {
-            listener.lock().unwrap_or_else(PoisonError::into_inner).from_server(message);
+            listener.lock().unwrap_or_else(PoisonError::into_inner).hear_server(message);
         })
         .await
     });
     let typed = pass(BufReader::new(tokio::io::stdin()), &mut server_input, |message| {
-        recorder.lock().unwrap_or_else(PoisonError::into_inner).from_editor(message);
+        recorder.lock().unwrap_or_else(PoisonError::into_inner).hear_editor(message);
     });
     tokio::select! {
         ended = typed => ended.context("the editor's messages cannot be passed on")?,
@@ -101,7 +101,7 @@ impl Recorder {
         }
     }
 
-    fn from_editor(&mut self, message: &Value) {
+    fn hear_editor(&mut self, message: &Value) {
         let parameters = &message["params"];
         let uri = parameters["textDocument"]["uri"].as_str().unwrap_or_default();
         match message["method"].as_str().unwrap_or_default() {
@@ -137,7 +137,7 @@ impl Recorder {
         }
     }
 
-    fn from_server(&mut self, message: &Value) {
+    fn hear_server(&mut self, message: &Value) {
         let result = &message["result"];
         if self.initialize.is_some() && message.get("id") == self.initialize.as_ref() {
             self.initialize = None;
@@ -289,10 +289,10 @@ mod tests {
         let mut recorder = Recorder::new();
         let document = json!({"uri": "file:///w/a.py", "languageId": "python", "text": "é😀 = 1\n"});
         recorder
-            .from_editor(&json!({"method": "textDocument/didOpen", "params": {"textDocument": document}}));
+            .hear_editor(&json!({"method": "textDocument/didOpen", "params": {"textDocument": document}}));
         messages.iter().for_each(|message| match message.get("method") {
-            Some(_) => recorder.from_editor(message),
-            None => recorder.from_server(message),
+            Some(_) => recorder.hear_editor(message),
+            None => recorder.hear_server(message),
         });
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("recording.json");

@@ -60,7 +60,9 @@ impl Launcher {
     pub(super) fn new(args: &ServerArgs) -> anyhow::Result<Self> {
         let program = std::env::current_exe().context("cannot tell where this program is")?;
         let synthetic = args.synthetic.map(write_synthetic).transpose()?;
-        let model = args.model.clone().or_else(|| Some(synthetic.as_ref()?.path().to_owned()));
+        let files = synthetic.as_ref().zip(args.synthetic);
+        let model =
+            args.model.clone().or_else(|| files.map(|(directory, model)| synthetic_files(directory, model)));
         let mut arguments = vec![OsString::from("lsp")];
         let mut option = |name: &str, value: OsString| arguments.extend([name.into(), value]);
         if let Some(directory) = model {
@@ -93,9 +95,16 @@ impl Launcher {
 /// Random weights with the embedded model's tokenizer, so that a server can read text with them.
 fn write_synthetic(model: SyntheticModel) -> anyhow::Result<TempDir> {
     let directory = tempfile::tempdir().context("cannot make a folder for the synthetic model")?;
-    model.write(SYNTHETIC_SEED, directory.path())?;
-    std::fs::write(directory.path().join("tokenizer.json"), embedded::TOKENIZER)?;
+    let files = synthetic_files(&directory, model);
+    std::fs::create_dir(&files)?;
+    model.write(SYNTHETIC_SEED, &files)?;
+    std::fs::write(files.join("tokenizer.json"), embedded::TOKENIZER)?;
     Ok(directory)
+}
+
+/// The model's directory, whose name is the model's.
+fn synthetic_files(directory: &TempDir, model: SyntheticModel) -> PathBuf {
+    directory.path().join(format!("synthetic-{}", model.name()))
 }
 
 /// A running server with its model loaded, and a folder as its workspace.
