@@ -102,8 +102,8 @@ impl LoadedModel {
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 #[serde(default, deny_unknown_fields)]
 pub struct PromptHints {
-    /// Order of a fill-in-the-middle prompt: `line-last` (Qwen2.5-Coder and most), `suffix-first` or
-    /// `prefix-first`.
+    /// Order of a fill-in-the-middle prompt: `line-last` (Qwen2.5-Coder and most), `suffix-line-last`,
+    /// `suffix-first` or `prefix-first`.
     pub fim_layout: String,
     /// Longest completion prompt the model does well with, in tokens.
     pub window_tokens: usize,

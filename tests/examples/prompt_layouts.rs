@@ -44,7 +44,7 @@ struct Setup {
     anchored: bool,
 }
 
-const SETUPS: [Setup; 7] = [
+const SETUPS: [Setup; 9] = [
     Setup { name: "prefix-first", layout: "prefix-first", kept: false, anchored: false },
     Setup { name: "prefix-first, kept window", layout: "prefix-first", kept: true, anchored: false },
     Setup { name: "line-last", layout: "line-last", kept: false, anchored: false },
@@ -52,6 +52,13 @@ const SETUPS: [Setup; 7] = [
     Setup { name: "line-last, kept window and anchor", layout: "line-last", kept: true, anchored: true },
     Setup { name: "suffix-first", layout: "suffix-first", kept: false, anchored: false },
     Setup { name: "suffix-first, kept window", layout: "suffix-first", kept: true, anchored: false },
+    Setup { name: "suffix-line-last, kept window", layout: "suffix-line-last", kept: true, anchored: false },
+    Setup {
+        name: "suffix-line-last, kept window and anchor",
+        layout: "suffix-line-last",
+        kept: true,
+        anchored: true,
+    },
 ];
 
 #[derive(Clone, Copy, Default)]

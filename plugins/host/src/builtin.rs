@@ -28,6 +28,9 @@ pub fn complete(context: &Context) -> Prompt {
         Some("suffix-first") => {
             vec![control(SUFFIX), after, control(PREFIX), before(ahead), line(current), control(MIDDLE)]
         }
+        Some("suffix-line-last") => {
+            vec![control(SUFFIX), after, control(PREFIX), before(anchored), control(MIDDLE), line(begun)]
+        }
         Some("line-last") => {
             vec![control(PREFIX), before(anchored), control(SUFFIX), after, control(MIDDLE), line(begun)]
         }

@@ -41,7 +41,7 @@ async fn complete_line_last() {
 
 #[tokio::test]
 async fn complete_anchored_middle() {
-    let mut context = completion("line-last");
+    let mut context = completion("suffix-line-last");
     let typed = "def area(radius):\n    return ma";
     context.facts.push(("middle-bytes".to_owned(), typed.len().to_string()));
     matches("complete-anchored-middle", "complete", context, "th.pi").await;

@@ -40,11 +40,12 @@ pub(crate) fn build(context: &Context) -> Result<Prompt, String> {
     let layout = fact(&context.model.facts, "fim-layout").unwrap_or("prefix-first");
     match layout {
         "suffix-first" => suffix_first(context, &mut segments),
+        "suffix-line-last" => suffix_line_last(context, &mut segments)?,
         "line-last" => line_last(context, &mut segments)?,
         "prefix-first" => prefix_first(context, &mut segments),
         other => {
             return Err(format!(
-                "fact `fim-layout` is `{other}`; known layouts are suffix-first, line-last and prefix-first"
+                "fact `fim-layout` is `{other}`; known layouts are suffix-first, suffix-line-last, line-last and prefix-first"
             ));
         }
     }
@@ -100,18 +101,38 @@ fn suffix_first(context: &Context, segments: &mut Vec<Segment>) {
     segments.push(control(Stability::Line, FIM_MIDDLE));
 }
 
+fn suffix_line_last(context: &Context, segments: &mut Vec<Segment>) -> Result<(), String> {
+    let (prefix, typed) = split_typed(context)?;
+    segments.push(control(Stability::Document, FIM_SUFFIX));
+    suffix(context, segments);
+    segments.push(control(Stability::Document, FIM_PREFIX));
+    segments.push(before_line(prefix));
+    middle(typed, segments);
+    Ok(())
+}
+
 fn line_last(context: &Context, segments: &mut Vec<Segment>) -> Result<(), String> {
-    let (prefix, begun) = match number_fact(&context.facts, "middle-bytes")? {
-        Some(bytes) => split_end(&context.prefix, bytes as usize)?,
-        None => split_current_line(&context.prefix),
-    };
+    let (prefix, typed) = split_typed(context)?;
     segments.push(control(Stability::Document, FIM_PREFIX));
     segments.push(before_line(prefix));
     segments.push(control(Stability::Document, FIM_SUFFIX));
     suffix(context, segments);
-    segments.push(control(Stability::Line, FIM_MIDDLE));
-    segments.push(current_line(Stability::Line, begun));
+    middle(typed, segments);
     Ok(())
+}
+
+/// The middle as far as it is known.
+fn middle(typed: &str, segments: &mut Vec<Segment>) {
+    segments.push(control(Stability::Line, FIM_MIDDLE));
+    segments.push(current_line(Stability::Line, typed));
+}
+
+/// The prefix parted where the text begins that was typed since the window was placed.
+fn split_typed(context: &Context) -> Result<(&str, &str), String> {
+    match number_fact(&context.facts, "middle-bytes")? {
+        Some(bytes) => split_end(&context.prefix, bytes as usize),
+        None => Ok(split_current_line(&context.prefix)),
+    }
 }
 
 /// The text without its last `bytes` bytes, and those.

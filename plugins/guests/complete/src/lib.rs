@@ -2,9 +2,11 @@
 //!
 //! The model's `fim-layout` fact chooses:
 //! - `suffix-first`: suffix, prefix, middle. Typing only appends, so the cached prompt stays good.
-//! - `line-last`: prefix, suffix, and after `fim_middle` what was typed since: the last bytes of the prefix
-//!   that the context's fact `middle-bytes` counts, or without one the current line. For models
-//!   trained prefix first (Qwen2.5-Coder), it keeps the cache as `suffix-first` does.
+//! - `suffix-line-last`: the same, but what was typed since stands after `fim_middle`: the last bytes of the
+//!   prefix that the context's fact `middle-bytes` counts, or without one the current line. A model that
+//!   learned middles from the start of a line continues such a line better than a prefix cut within one.
+//! - `line-last`: prefix, suffix, and what was typed since after `fim_middle`. For models trained prefix
+//!   first (Qwen2.5-Coder), it keeps the cache as the others do.
 //! - `prefix-first` (the default): prefix, suffix, middle, as in the papers.
 //!
 //! Over budget, the far part of the suffix goes first, then the start of the prefix, then the near

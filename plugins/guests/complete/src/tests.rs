@@ -47,6 +47,10 @@ fn layouts() {
         "<|file_sep|>a.py\n<|fim_suffix|>c\nd\n<|fim_prefix|>a\n  b<|fim_middle|>"
     );
     assert_eq!(
+        spell("suffix-line-last"),
+        "<|file_sep|>a.py\n<|fim_suffix|>c\nd\n<|fim_prefix|>a\n<|fim_middle|>  b"
+    );
+    assert_eq!(
         spell("line-last"),
         "<|file_sep|>a.py\n<|fim_prefix|>a\n<|fim_suffix|>c\nd\n<|fim_middle|>  b"
     );
@@ -152,7 +156,7 @@ fn answer_is_cut_where_the_middle_ends() {
 proptest! {
     #[test]
     fn no_text_is_lost_or_repeated(prefix in "[ab\n]{0,40}", suffix in "[cd\n]{0,40}") {
-        for layout in ["suffix-first", "line-last", "prefix-first"] {
+        for layout in ["suffix-first", "suffix-line-last", "line-last", "prefix-first"] {
             let prompt = spelled(&build(&context(layout, &prefix, &suffix)).unwrap());
             let mut text = prompt.replace("<|file_sep|>a.py\n", "");
             for stop in STOPS { text = text.replace(stop, ""); }

@@ -207,6 +207,14 @@ fn a_tokenizer_that_joins_line_ends_and_indents_is_not_cut_between() {
 }
 
 #[test]
+fn a_lone_carriage_return_stays_with_the_line_ends_before_it() {
+    let text: String =
+        (0..400).map(|n| format!("{}value_{n} = 1\n", ["", "\r", " \r ", " "][n % 4])).collect();
+    let blocks: Vec<&str> = CutPoints::of(&Words::default()).blocks(&text).collect();
+    assert!(blocks.len() > 10 && blocks.iter().all(|block| !block.trim_start_matches(' ').starts_with('\r')));
+}
+
+#[test]
 fn appended_chunks_are_given_up_from_the_last() {
     let chunk = |from: usize| text(&lines(from..from + 10), Stability::Session, Trim::Drop, 10);
     let file = || text(&lines(0..30), Stability::Document, Trim::Start, 100);
