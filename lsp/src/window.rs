@@ -94,9 +94,12 @@ fn fresh_end(text: &Rope, after: usize, budget: usize) -> usize {
     if line_start > after { line_start } else { char_floor(text, limit) }
 }
 
-/// The char boundary at or before `byte`.
+/// The char boundary at or before `byte` that is not inside a `\r\n`.
 fn char_floor(text: &Rope, byte: usize) -> usize {
-    text.char_to_byte(text.byte_to_char(byte))
+    let floor = text.char_to_byte(text.byte_to_char(byte));
+    let is_inside_break =
+        floor > 0 && floor < text.len_bytes() && text.byte(floor) == b'\n' && text.byte(floor - 1) == b'\r';
+    floor - usize::from(is_inside_break)
 }
 
 fn normalized(text: &Rope, start: usize, end: usize) -> String {

@@ -113,7 +113,7 @@ pub async fn serve(
         profile: OnceLock::new(),
         editor_process: OnceLock::new(),
         initialization_options: OnceLock::new(),
-        settings: Mutex::default(),
+        settings: Arc::default(),
         settings_warning: Mutex::default(),
         workspace: Arc::default(),
         surroundings: Surroundings::default(),
@@ -183,7 +183,7 @@ struct Server {
     profile: OnceLock<ClientProfile>,
     editor_process: OnceLock<u32>,
     initialization_options: OnceLock<Value>,
-    settings: Mutex<Settings>,
+    settings: Arc<Mutex<Settings>>,
     settings_warning: Mutex<String>,
     workspace: Arc<Mutex<Workspace>>,
     surroundings: Surroundings,
@@ -229,7 +229,13 @@ impl Server {
         self.warn_of_settings(&problems);
         self.assistant.set_ahead(settings.completion.ahead);
         feedback::configure(self, &settings);
-        *lock(&self.settings) = settings.clone();
+        let before = std::mem::replace(&mut *lock(&self.settings), settings.clone());
+        if before.completion.context != settings.completion.context {
+            surroundings::index(self, lock(&self.workspace).folders.clone());
+            for document in lock(&self.workspace).documents.iter() {
+                settle::opened(self, document);
+            }
+        }
         if let Some(on_settings) = &self.options.on_settings {
             on_settings(&settings);
         }

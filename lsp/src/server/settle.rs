@@ -15,7 +15,7 @@ const SETTLED: Duration = Duration::from_millis(40);
 /// After a pause this long other text from elsewhere may stand in the prompt: there is time to compute it.
 const PAUSE: Duration = Duration::from_millis(1200);
 
-/// A document was opened.
+/// A document was opened, or other text from elsewhere is wanted in it.
 pub(super) fn opened(server: &Server, document: &Document) {
     let Some((surroundings, around)) = place(server, document) else { return };
     let mut model = server.assistant.model().clone();
@@ -56,8 +56,7 @@ pub(super) fn edited(server: &Server, document: &Document) {
 
 fn place(server: &Server, document: &Document) -> Option<(super::surroundings::Surroundings, Around)> {
     let (snapshot, caret) = (document.snapshot().clone(), document.edited_at());
-    let settings = server.settings();
-    if document.unsuitable(caret).is_some() || !settings.suggests_in(&snapshot.language_id) {
+    if document.unsuitable(caret).is_some() || !server.settings().suggests_in(&snapshot.language_id) {
         return None;
     }
     let around = Around {
@@ -65,7 +64,7 @@ fn place(server: &Server, document: &Document) -> Option<(super::surroundings::S
         typing: Arc::clone(document.typing()),
         snapshot,
         caret,
-        settings: settings.completion.context,
+        settings: Arc::clone(&server.settings),
     };
     Some((server.surroundings.clone(), around))
 }

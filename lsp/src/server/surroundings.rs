@@ -5,7 +5,7 @@
 //! keeps its place as far as it still holds.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use redstart_context::{Chunk, ContextIndex, ContextOptions, Diagnostic, Query, Reason, Severity};
@@ -15,27 +15,31 @@ use tower_lsp::gen_lsp_types::{self as lsp, DiagnosticSeverity};
 
 use super::Server;
 use super::convert::path_of;
+use super::sync::lock;
 use crate::assistant::Assistant;
 use crate::document::AppliedEdit;
-use crate::settings::ContextSettings;
+use crate::settings::{ContextSettings, Settings};
 use crate::snapshot::Snapshot;
 use crate::typing::Typing;
 
 /// How long looking for context may take. Nobody waits for it.
 const DEADLINE: Duration = Duration::from_millis(50);
 
-/// The index, once there are folders and text from elsewhere is wanted.
+/// The index, where text from elsewhere is wanted.
 #[derive(Clone, Default)]
 pub(super) struct Surroundings(Arc<OnceLock<ContextIndex>>);
 
 impl Surroundings {
-    /// Begins to index. A second call only changes the folders.
-    pub(super) fn follow(&self, folders: Vec<PathBuf>) {
-        match self.0.get() {
-            Some(index) => index.set_folders(folders),
-            None => {
-                let _ = self.0.set(ContextIndex::new(folders, ContextOptions::default()));
-            }
+    /// Follows documents from now on, and reads no file yet: whether the user wants that is not known
+    /// before the settings are.
+    pub(super) fn follow_documents(&self) {
+        let _ = self.0.set(ContextIndex::new(Vec::new(), ContextOptions::default()));
+    }
+
+    /// Indexes these folders.
+    fn follow_folders(&self, folders: Vec<PathBuf>) {
+        if let Some(index) = self.0.get() {
+            index.set_folders(folders);
         }
     }
 
@@ -101,7 +105,8 @@ impl Surroundings {
         };
         let gathered = index.gather(&query, Instant::now() + DEADLINE);
         tracing::debug!(report = ?gathered.report, "looked around");
-        let wanted = |chunk: &Chunk| place.settings.wants(chunk.reason);
+        let settings = lock(&place.settings).completion.context;
+        let wanted = |chunk: &Chunk| settings.wants(chunk.reason);
         let found = gathered.chunks.into_iter().filter(wanted).map(snippet).collect();
         place.typing.surround(found)
     }
@@ -113,13 +118,14 @@ pub(super) struct Around {
     pub(super) typing: Arc<Typing>,
     pub(super) snapshot: Snapshot,
     pub(super) caret: usize,
-    pub(super) settings: ContextSettings,
+    /// As they are when it comes to it: an editor may tell them after it has opened documents.
+    pub(super) settings: Arc<Mutex<Settings>>,
 }
 
-/// Begins to index the workspace, if text from elsewhere is wanted at all.
-pub(super) fn begin(server: &Server, folders: Vec<PathBuf>) {
-    if server.assistant.uses_context() && server.settings().completion.context.any() {
-        server.surroundings.follow(folders);
+/// Indexes the workspace, if text from elsewhere is wanted at all.
+pub(super) fn index(server: &Server, folders: Vec<PathBuf>) {
+    if server.settings().completion.context.any() {
+        server.surroundings.follow_folders(folders);
     }
 }
 

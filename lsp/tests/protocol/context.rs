@@ -70,6 +70,7 @@ async fn a_source_that_is_switched_off_gives_nothing() {
     let folder = tempfile::tempdir().expect("a folder");
     let (mut session, uri) =
         in_workspace(folder.path(), json!({ "definitions": false, "similar": false })).await;
+    fs::write(folder.path().join("other.py"), "").expect("a file");
     let other = format!("file://{}/other.py", folder.path().display());
     session.open_as(&other, "python", "def helper_of_other(value):\n    return value\n").await;
     session.open_as(&uri, "python", MAIN).await;

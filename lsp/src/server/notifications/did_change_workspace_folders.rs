@@ -16,5 +16,5 @@ pub(in crate::server) async fn did_change_workspace_folders(
     let mut workspace = lock(&server.workspace);
     workspace.folders.retain(|folder| !removed.contains(folder));
     workspace.folders.extend(added);
-    surroundings::begin(server, workspace.folders.clone());
+    surroundings::index(server, workspace.folders.clone());
 }

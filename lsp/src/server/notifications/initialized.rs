@@ -24,7 +24,7 @@ async fn follow_settings(server: &Server) {
     } else {
         server.configure(&Value::Null);
     }
-    surroundings::begin(server, lock(&server.workspace).folders.clone());
+    surroundings::index(server, lock(&server.workspace).folders.clone());
     register(server).await;
 }
 

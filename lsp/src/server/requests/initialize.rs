@@ -26,6 +26,9 @@ pub(in crate::server) fn initialize(server: &Server, params: InitializeParams) -
         let _ = server.editor_process.set(process);
     }
     lock(&server.workspace).folders = folders(&params);
+    if server.assistant.uses_context() {
+        server.surroundings.follow_documents();
+    }
     let mut settings = Settings::default();
     if let Some(options) = params.initialization_options {
         // Its warnings come with those of the configuration, once the client listens.

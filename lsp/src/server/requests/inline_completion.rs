@@ -40,7 +40,7 @@ pub(in crate::server) async fn inline_completion(
         }
     };
     Ok((!items.is_empty())
-        .then(|| InlineCompletionResponse::InlineCompletionList(InlineCompletionList { items })))
+        .then_some(InlineCompletionResponse::InlineCompletionList(InlineCompletionList { items })))
 }
 
 fn item(snapshot: &Snapshot, suggestion: Suggestion, encoding: PositionEncoding) -> InlineCompletionItem {
