@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use redstart_engine::request::Priority;
-use redstart_syntax::caret::Caret;
+use redstart_syntax::caret::{Caret, IndentUnit};
 use redstart_syntax::scope;
 use redstart_syntax::trigger::{self, Situation, Trigger};
 
@@ -19,19 +19,15 @@ use crate::typing::flight::Flight;
 use crate::typing::totals::Account;
 
 impl Assistant {
-    /// Notes that a suggestion is on display, and begins to generate what comes after it: what follows when it
-    /// is accepted is then there already. True when it was not on display before.
-    pub fn shown(&self, typing: &Arc<Typing>, snapshot: &Snapshot, suggestion: &Suggestion) -> bool {
-        let is_new = typing.shown(suggestion.id);
-        if self.works_ahead() {
-            self.continue_after(typing, snapshot, suggestion);
+    /// Begins to generate what comes after a suggestion on display, so that it is there when that is accepted.
+    pub fn continue_after(&self, typing: &Arc<Typing>, snapshot: &Snapshot, suggestion: &Suggestion) {
+        if !self.works_ahead() {
+            return;
         }
-        is_new
-    }
-
-    fn continue_after(&self, typing: &Arc<Typing>, snapshot: &Snapshot, suggestion: &Suggestion) {
         let Ok(model) = self.ready() else { return };
-        let Some((text, lead)) = continuation(snapshot, suggestion) else { return };
+        let Some((text, lead)) = continuation(snapshot, suggestion) else {
+            return tracing::trace!("nothing is welcome after the suggestion");
+        };
         let at = suggestion.range.start + lead.len();
         if typing.is_known(&text, at) {
             return;
@@ -84,18 +80,29 @@ fn continuation(snapshot: &Snapshot, suggestion: &Suggestion) -> Option<(Snapsho
     };
     let lead = suggestion.text.clone();
     let (text, caret) = with(&lead);
-    if is_welcome(&text, &caret) {
+    let is_line = !lead.contains('\n');
+    if is_welcome(&text, &caret, is_line) {
         return Some((text, lead));
     }
     if !caret.is_suffix_blank() {
         return None;
     }
-    let lead = format!("{lead}{}{}", caret.line_ending().as_str(), caret.indent());
+    let lead = format!("{lead}{}{}", caret.line_ending().as_str(), indent_below(&caret));
     let (text, caret) = with(&lead);
-    is_welcome(&text, &caret).then_some((text, lead))
+    is_welcome(&text, &caret, false).then_some((text, lead))
 }
 
-fn is_welcome(text: &Snapshot, caret: &Caret) -> bool {
-    let situation = Situation { path: Some(&text.path), ..Trigger::Automatic.into() };
+fn is_welcome(text: &Snapshot, caret: &Caret, just_accepted_line: bool) -> bool {
+    let situation = Situation { path: Some(&text.path), just_accepted_line, ..Trigger::Automatic.into() };
     trigger::check(caret, situation).is_ok()
+}
+
+/// The indentation that editors give a line below the caret's.
+fn indent_below(caret: &Caret) -> String {
+    let unit = match caret.indent_unit() {
+        IndentUnit::Tab => "\t".to_owned(),
+        IndentUnit::Spaces(spaces) => " ".repeat(spaces),
+    };
+    let opens = caret.line_prefix().trim_end().ends_with([':', '{', '(', '[']);
+    format!("{}{}", caret.indent(), if opens { &*unit } else { "" })
 }

@@ -103,7 +103,11 @@ impl Assistant {
                 Some(flight) => (flight, Source::Joined),
                 None => {
                     if turn == 0 && self.options.pace && asked.is_unasked() {
-                        tokio::time::sleep(asked.typing.pace().wait(self.engine_speed())).await;
+                        let wait = asked.typing.pace().wait(self.engine_speed());
+                        // Even no time at all would be a tick of the timer.
+                        if !wait.is_zero() {
+                            tokio::time::sleep(wait).await;
+                        }
                     }
                     let Some(flight) = self.take_off(asked, &model) else {
                         return Err(NoSuggestion::Superseded);
@@ -191,6 +195,9 @@ impl Assistant {
                 let make = |anchor, typed: &str| landing.draft(flight, anchor, typed);
                 typing.upgrade()?.land(flight, make)
             };
+            if let Err(reason) = &landing {
+                tracing::debug!(%reason, ahead = flight.is_ahead, "a generation brought nothing");
+            }
             flight.land(landing.and_then(|landing| keep(landing).ok_or(NoSuggestion::Superseded)));
         });
     }

@@ -43,6 +43,8 @@ pub(crate) struct TextEdit {
 #[derive(Default)]
 struct Syntax {
     tree: OnceLock<Option<SyntaxTree>>,
+    /// The last tree, moved along by the edits since.
+    moved: OnceLock<SyntaxTree>,
     last_parsed: Option<(SyntaxTree, Vec<UnparsedEdit>)>,
 }
 
@@ -77,10 +79,14 @@ impl Snapshot {
         self.syntax.tree.get_or_init(|| self.syntax.parse(language, &self.text)).as_ref()
     }
 
-    /// The syntax tree, as long as one of an earlier text is there to start from, so that it costs little.
+    /// The syntax tree if this text is parsed, or else that of an earlier text moved along by the edits since, which is
+    /// right everywhere but at them. Never parses.
     pub fn known_tree(&self) -> Option<&SyntaxTree> {
-        let is_near = self.syntax.tree.get().is_some() || self.syntax.last_parsed.is_some();
-        is_near.then(|| self.syntax_tree()).flatten()
+        match (self.syntax.tree.get(), &self.syntax.last_parsed) {
+            (Some(tree), _) => tree.as_ref(),
+            (None, Some((tree, edits))) => Some(self.syntax.moved.get_or_init(|| moved(tree, edits))),
+            (None, None) => None,
+        }
     }
 
     /// Replaces bytes of the text, which must be in range and on code point boundaries.
@@ -111,10 +117,7 @@ impl Syntax {
         let Some((tree, edits)) = &self.last_parsed else {
             return SyntaxTree::parse(language, text, OPEN_BUDGET);
         };
-        let mut tree = tree.clone();
-        for edit in edits {
-            tree.edit(&edit.before, &edit.after, edit.start, edit.old_end, edit.new_end);
-        }
+        let mut tree = moved(tree, edits);
         // Out of time, the old tree moved along by the edits is right everywhere but at them.
         let _ = tree.reparse(text, EDIT_BUDGET);
         Some(tree)
@@ -129,6 +132,14 @@ impl Syntax {
             }
             _ => None,
         };
-        Self { tree: OnceLock::new(), last_parsed }
+        Self { last_parsed, ..Self::default() }
     }
+}
+
+fn moved(tree: &SyntaxTree, edits: &[UnparsedEdit]) -> SyntaxTree {
+    let mut tree = tree.clone();
+    for edit in edits {
+        tree.edit(&edit.before, &edit.after, edit.start, edit.old_end, edit.new_end);
+    }
+    tree
 }

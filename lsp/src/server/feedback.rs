@@ -61,7 +61,12 @@ fn write(server: &Server, event: impl FnOnce(&Record) -> Event) {
 
 /// A suggestion is on its way to the editor.
 pub(super) fn shown(server: &Server, snapshot: &Snapshot, typing: &Arc<Typing>, suggestion: &Suggestion) {
-    if !server.assistant.shown(typing, snapshot, suggestion) {
+    let is_new = typing.shown(suggestion.id);
+    // After the answer is on its way.
+    let (assistant, typing) = (Arc::clone(&server.assistant), Arc::clone(typing));
+    let (text, next) = (snapshot.clone(), suggestion.clone());
+    server.background.spawn(async move { assistant.continue_after(&typing, &text, &next) });
+    if !is_new {
         return;
     }
     write(server, |record| {
