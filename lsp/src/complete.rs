@@ -41,7 +41,12 @@ pub(crate) struct Asked<'a> {
     pub(crate) started: Instant,
 }
 
-impl Asked<'_> {
+impl<'a> Asked<'a> {
+    fn new(typing: &'a Arc<Typing>, snapshot: &'a Snapshot, caret: usize, trigger: Trigger) -> Self {
+        let caret = Caret::new(&snapshot.text, caret, snapshot.language);
+        Self { typing, snapshot, caret, trigger, started: Instant::now() }
+    }
+
     fn situation(&self) -> Situation<'_> {
         Situation {
             trigger: self.trigger,
@@ -77,8 +82,10 @@ impl Assistant {
         caret: usize,
         trigger: Trigger,
     ) -> Result<Suggestion, NoSuggestion> {
-        let caret = Caret::new(&snapshot.text, caret, snapshot.language);
-        let asked = Asked { typing, snapshot, caret, trigger, started: Instant::now() };
+        if let Some(known) = self.recall(typing, snapshot, caret, trigger) {
+            return Ok(known);
+        }
+        let asked = Asked::new(typing, snapshot, caret, trigger);
         typing.asked();
         if asked.is_unasked() {
             self.ledger.add(|totals| totals.requests += 1);
@@ -90,10 +97,28 @@ impl Assistant {
         Ok(answer)
     }
 
-    async fn answer(&self, asked: &Asked<'_>) -> Result<Suggestion, NoSuggestion> {
-        if let Some(known) = self.known(asked) {
-            return Ok(known);
+    /// The suggestion at byte offset `caret`, if it is the rest of an earlier one. Takes some microseconds.
+    pub fn recall(
+        &self,
+        typing: &Arc<Typing>,
+        snapshot: &Snapshot,
+        caret: usize,
+        trigger: Trigger,
+    ) -> Option<Suggestion> {
+        if !self.options.typed_through {
+            return None;
         }
+        let asked = Asked::new(typing, snapshot, caret, trigger);
+        let known = self.known(&asked)?;
+        typing.asked();
+        if asked.is_unasked() {
+            self.ledger.add(|totals| totals.requests += 1);
+            self.ledger.answered(&known.stats);
+        }
+        Some(known)
+    }
+
+    async fn answer(&self, asked: &Asked<'_>) -> Result<Suggestion, NoSuggestion> {
         trigger::check(&asked.caret, asked.situation())
             .map_err(|reason| NoSuggestion::NotHere(reason.to_string()))?;
         let model = self.ready().map_err(NoSuggestion::NotReady)?;
@@ -126,9 +151,6 @@ impl Assistant {
 
     /// The rest of an earlier suggestion that agrees with what was typed since.
     fn known(&self, asked: &Asked<'_>) -> Option<Suggestion> {
-        if !self.options.typed_through {
-            return None;
-        }
         let rest = asked.typing.rest(asked.snapshot, &asked.caret, asked.is_unasked())?;
         let least = self.ready().ok()?.hints.min_confidence;
         if asked.is_unasked() && rest.draft.stats.confidence < least {
@@ -293,12 +315,10 @@ impl Assistant {
         caret: usize,
         count: usize,
     ) -> Result<Vec<Suggestion>, NoSuggestion> {
-        let at = Caret::new(&snapshot.text, caret, snapshot.language);
-        let asked =
-            Asked { typing, snapshot, caret: at.clone(), trigger: Trigger::Invoked, started: Instant::now() };
+        let asked = Asked::new(typing, snapshot, caret, Trigger::Invoked);
         let likeliest = self.complete(typing, snapshot, caret, Trigger::Invoked);
         let (first, others) = futures_util::future::join(likeliest, self.sampled(&asked)).await;
-        let known = typing.rests(snapshot, &at).into_iter();
+        let known = typing.rests(snapshot, &asked.caret).into_iter();
         let known = known.map(|rest| suggestion_of(rest, Source::TypedThrough, &asked));
         let mut candidates: Vec<Suggestion> = Vec::new();
         let first = match first {

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::{ModelArgs, runtime};
+use super::{ModelArgs, runtime, stdio};
 use crate::assistant::Assistant;
 use crate::loader::{Choice, Models};
 use crate::server;
@@ -50,7 +50,10 @@ pub(super) fn run(args: LspArgs) -> anyhow::Result<ExitCode> {
         ..server::ServeOptions::default()
     };
     let runtime = runtime()?;
-    let ended = runtime.block_on(server::serve(tokio::io::stdin(), tokio::io::stdout(), assistant, options));
+    // On a worker, where what it starts runs without waking another thread.
+    let ended = runtime.block_on(async {
+        tokio::spawn(server::serve(stdio::input(), stdio::output(), assistant, options)).await
+    })?;
     // A read of stdin cannot be interrupted; waiting for it would hang the exit.
     runtime.shutdown_background();
     Ok(ExitCode::from(ended.exit_code()))

@@ -8,6 +8,7 @@ mod inspect;
 mod lsp;
 mod memory;
 mod stats;
+mod stdio;
 
 use std::ffi::OsString;
 use std::path::PathBuf;

@@ -82,6 +82,11 @@ pub(super) async fn suggest(
     count: usize,
 ) -> (Snapshot, Vec<Suggestion>) {
     let Wanted { snapshot, typing, caret, previous, mut superseded } = wanted;
+    if count == 1
+        && let Some(known) = server.assistant.recall(&typing, &snapshot, caret, trigger)
+    {
+        return (snapshot.clone(), deliver(server, &snapshot, &typing, Ok(vec![known])));
+    }
     // Off the main loop: what follows may compute for a while.
     tokio::task::yield_now().await;
     // Tasks run in any order: a newer request may have been here first.
@@ -112,7 +117,18 @@ pub(super) async fn suggest(
     for notice in server.assistant.take_notices() {
         server.outbox.show(MessageType::Warning, notice);
     }
-    note(server, &snapshot, &result);
+    let suggestions = deliver(server, &snapshot, &typing, result);
+    (snapshot, suggestions)
+}
+
+/// Makes suggestions ready for the editor, and notes what became of the request.
+fn deliver(
+    server: &Server,
+    snapshot: &Snapshot,
+    typing: &Arc<Typing>,
+    result: Result<Vec<Suggestion>, NoSuggestion>,
+) -> Vec<Suggestion> {
+    note(server, snapshot, &result);
     let mut suggestions = result.unwrap_or_default();
     if let Some(limit) = server.settings().completion.max_lines {
         for suggestion in &mut suggestions {
@@ -120,9 +136,9 @@ pub(super) async fn suggest(
         }
     }
     if let Some(first) = suggestions.first() {
-        feedback::shown(server, &snapshot, &typing, first);
+        feedback::shown(server, snapshot, typing, first);
     }
-    (snapshot, suggestions)
+    suggestions
 }
 
 /// Notes what became of a request, for `redstart/lastSuggestion`.
