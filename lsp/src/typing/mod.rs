@@ -393,3 +393,6 @@ impl State {
         self.ahead.take_if(|flight| flight.has_ended());
     }
 }
+
+#[cfg(test)]
+mod tests;

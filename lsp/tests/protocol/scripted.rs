@@ -85,17 +85,6 @@ impl ScriptedGenerator {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
-    /// Waits for a request that generates; the `count`-th since the start.
-    pub(crate) async fn request(&self, count: usize) -> Request {
-        loop {
-            let submitted = self.submitted.notified();
-            if let Some(request) = self.requests().into_iter().nth(count - 1) {
-                return request;
-            }
-            submitted.await;
-        }
-    }
-
     /// Whether each held generation was cancelled, in the order of submission.
     pub(crate) fn cancelled(&self) -> Vec<bool> {
         self.held.lock().expect("no panic").iter().map(|held| held.sender.is_cancelled()).collect()

@@ -124,18 +124,41 @@ async fn a_keystroke_that_agrees_joins_the_generation_and_one_that_does_not_ends
 #[tokio::test]
 async fn what_follows_a_suggestion_is_there_when_it_is_accepted() {
     let mut session = Editor::new(vscode()).start().await;
-    session.generator.say("{\n");
-    session.open("function f() \n").await;
+    session.generator.hold();
     session.open_as(URI, "javascript", "function f() \n").await;
-    let first = session.request("textDocument/inlineCompletion", typing_params(0, 13)).await;
-    assert_eq!(text(&first), "{");
-    let ahead = session.generator.request(2).await;
-    assert_eq!(ahead.priority, Priority::WarmUp, "it gives way to every keystroke");
-    session.generator.say("not this\n");
-    // The answer of the second generation may still be on its way into the drafts.
+    let first = session.ask("textDocument/inlineCompletion", typing_params(0, 13)).await;
+    session.generator.holding(1).await;
+    session.generator.release(0, "{\n");
+    assert_eq!(text(&session.response(first).await["result"]), "{");
+    session.generator.holding(2).await;
+    let requests = session.generator.requests();
+    assert_eq!(requests[1].priority, Priority::WarmUp, "it gives way to every keystroke");
+    session.generator.release(1, "\n  return 1;\n}\n");
+    // Accepted before the second is there, as may be: then it is waited for.
     let second = session.type_and_ask(0, 13, "{").await;
-    assert_ne!(text(&second), "not this");
-    assert_eq!(session.generator.requests().iter().filter(|r| r.priority == Priority::Typing).count(), 1);
+    assert_eq!(text(&second), "\n  return 1;\n}");
+    assert_eq!(source(&mut session).await, "ahead");
+    let typing = session.generator.requests().iter().filter(|r| r.priority == Priority::Typing).count();
+    assert_eq!(typing, 1, "nothing was asked for anew");
+    session.finish().await;
+}
+
+#[tokio::test]
+async fn the_line_after_an_accepted_statement_is_there_after_enter() {
+    let mut session = Editor::new(vscode()).start().await;
+    session.generator.hold();
+    session.open("def f():\n    total = \n").await;
+    let first = session.ask("textDocument/inlineCompletion", typing_params(1, 12)).await;
+    session.generator.holding(1).await;
+    session.generator.release(0, "add(1, 2)\n");
+    assert_eq!(text(&session.response(first).await["result"]), "add(1, 2)");
+    session.generator.holding(2).await;
+    session.generator.release(1, "return total\n");
+    session.change([1, 12, 1, 12], "add(1, 2)").await;
+    session.change([1, 21, 1, 21], "\n    ").await;
+    let second = session.request("textDocument/inlineCompletion", typing_params(2, 4)).await;
+    assert_eq!(text(&second), "return total");
+    assert_eq!(source(&mut session).await, "ahead");
     session.finish().await;
 }
 

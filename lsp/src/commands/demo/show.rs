@@ -89,7 +89,8 @@ impl Show {
             |value: &dyn Fn(&Keystroke) -> f64| shown.iter().map(|key| value(key)).collect::<Vec<f64>>();
         let first_line = all(&|key| key.number("firstLineMs"));
         let overhead = all(&Keystroke::overhead_ms);
-        let submit = all(&|key| key.number("submitMs"));
+        let submitted = shown.iter().filter(|key| key.stats["source"] == "engine");
+        let submit: Vec<f64> = submitted.map(|key| key.number("submitMs")).collect();
         let prompt: f64 = all(&|key| key.number("promptTokens")).iter().sum();
         let cached: f64 = all(&|key| key.number("cachedTokens")).iter().sum();
         let cached_share = if prompt > 0.0 { cached / prompt } else { 0.0 };

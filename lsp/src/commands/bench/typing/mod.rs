@@ -195,7 +195,7 @@ async fn replay_ours(
         let before = (server.totals().await?, server.cpu_seconds());
         let mut target = Redstart::new(&server);
         let mut tally = player::play(recording, &mut target, manner, || progress.inc(1)).await?;
-        tally.server = server.totals().await?.zip(before.0).map(|(now, then)| now.since(then));
+        tally.server = Some(server.totals().await?.since(before.0));
         tally.cpu_seconds = server.cpu_seconds().zip(before.1).map(|(now, then)| now - then);
         replay.0.push((recording.name.clone(), tally));
     }

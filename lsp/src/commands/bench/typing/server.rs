@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::process::{Child, ChildStdin, Command};
 
-use crate::client::{Connection, RequestError};
+use crate::client::Connection;
 use crate::embedded;
 use crate::model::{BackendChoice, SYNTHETIC_SEED};
 
@@ -176,14 +176,10 @@ impl Server {
         format!("file://{slash}{path}/{file}")
     }
 
-    /// The totals it counts, or `None` if it counts none.
-    pub(super) async fn totals(&self) -> anyhow::Result<Option<super::tally::Totals>> {
-        const METHOD_NOT_FOUND: i64 = -32601;
-        match self.connection.request("redstart/typingStats", Value::Null).await {
-            Ok(totals) => Ok(Some(serde_json::from_value(totals)?)),
-            Err(RequestError::Refused { code: METHOD_NOT_FOUND, .. }) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
+    /// The totals it counts.
+    pub(super) async fn totals(&self) -> anyhow::Result<super::tally::Totals> {
+        let totals = self.connection.request("redstart/typingStats", Value::Null).await?;
+        Ok(serde_json::from_value(totals)?)
     }
 
     /// Processor time that it has taken since its start, where the system tells (Linux).
