@@ -16,11 +16,11 @@
 use super::Tokenize;
 
 /// One in this many lines ends a block.
-const LINES: u32 = 6;
+const LINES: u32 = 2;
 /// Bounds of a block, beyond which the next place ends it or none does.
 const MIN_BYTES: usize = 64;
-const MAX_BYTES: usize = 2048;
-const MAX_LINES: usize = 24;
+const MAX_BYTES: usize = 512;
+const MAX_LINES: usize = 8;
 /// Beyond so many bytes of a line, one in so many of its words ends a block.
 const LONG_LINE: usize = 256;
 const WORDS: u32 = 32;
