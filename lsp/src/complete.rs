@@ -236,9 +236,9 @@ impl Assistant {
         let patience = if asked.is_unasked() { LINE_PATIENCE } else { ASKED_PATIENCE };
         let mut first_line: Option<Instant> = None;
         loop {
-            let (raw, outcome) = {
+            let (raw, confidence, outcome) = {
                 let progress = waiting.progress.borrow_and_update();
-                (progress.raw.clone(), progress.outcome.clone())
+                (progress.raw.clone(), progress.confidence, progress.outcome.clone())
             };
             if let Some(outcome) = outcome {
                 if let Some(panic) = flight.take_panic() {
@@ -261,7 +261,9 @@ impl Assistant {
             tokio::select! {
                 _ = waiting.progress.changed() => {}
                 () = sleep_until(deadline.unwrap_or_else(far_off).into()), if deadline.is_some() => {
-                    if let Some(answer) = self.lines_so_far(flight, &raw, source, asked) {
+                    let is_sure = !asked.is_unasked() || confidence >= model.hints.min_confidence;
+                    let stats = SuggestionStats { source, confidence, ..SuggestionStats::default() };
+                    if is_sure && let Some(answer) = self.lines_so_far(flight, &raw, stats, asked) {
                         return Waited::Answer(answer);
                     }
                     first_line = None;
@@ -290,12 +292,12 @@ impl Assistant {
         &self,
         flight: &Flight,
         raw: &str,
-        source: Source,
+        stats: SuggestionStats,
         asked: &Asked<'_>,
     ) -> Option<Suggestion> {
         let lines = &raw[..raw.trim_end_matches(|c| c != '\n').len()];
         let shaped = shape::shape(lines, &flight.caret, flight.scope)?;
-        let stats = SuggestionStats { source, confidence: 1.0, ..SuggestionStats::default() };
+        let source = stats.source;
         let landing = Landing { shaped, stats };
         let draft = asked.typing.land(flight, |anchor, typed| landing.draft(flight, anchor, typed))?;
         let shaped = draft.rest(asked.snapshot, &asked.caret)?;
@@ -392,7 +394,7 @@ impl Pilot {
         let read = reader
             .read(generation, |reader: &Reader| {
                 self.flight.account.token();
-                self.flight.generated(reader.so_far());
+                self.flight.generated(reader.so_far(), reader.confidence());
             })
             .await;
         let is_ahead = self.flight.is_ahead;

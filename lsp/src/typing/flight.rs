@@ -56,6 +56,8 @@ struct Track {
 pub(crate) struct Progress {
     /// What is generated so far and will be kept, with `\n` line ends.
     pub(crate) raw: String,
+    /// How sure the model is of its first line, 0 to 1.
+    pub(crate) confidence: f32,
     /// How it ended.
     pub(crate) outcome: Option<Result<Arc<Draft>, NoSuggestion>>,
 }
@@ -181,8 +183,11 @@ impl Flight {
     }
 
     /// Notes how far the generation is.
-    pub(crate) fn generated(&self, raw: &str) {
-        self.progress.send_modify(|progress| raw.clone_into(&mut progress.raw));
+    pub(crate) fn generated(&self, raw: &str, confidence: f32) {
+        self.progress.send_modify(|progress| {
+            raw.clone_into(&mut progress.raw);
+            progress.confidence = confidence;
+        });
     }
 
     /// Notes how it ended.
