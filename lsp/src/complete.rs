@@ -32,8 +32,8 @@ const MAX_TURNS: usize = 3;
 /// Temperatures of the candidates besides the likeliest.
 const TEMPERATURES: [f32; 4] = [0.5, 0.8, 1.0, 1.2];
 
-/// A request for a suggestion.
-pub(crate) struct Asked<'a> {
+/// A request for a suggestion, with what is near its caret read once.
+pub struct Asked<'a> {
     pub(crate) typing: &'a Arc<Typing>,
     pub(crate) snapshot: &'a Snapshot,
     pub(crate) caret: Caret,
@@ -42,7 +42,8 @@ pub(crate) struct Asked<'a> {
 }
 
 impl<'a> Asked<'a> {
-    fn new(typing: &'a Arc<Typing>, snapshot: &'a Snapshot, caret: usize, trigger: Trigger) -> Self {
+    /// A request at byte offset `caret`.
+    pub fn new(typing: &'a Arc<Typing>, snapshot: &'a Snapshot, caret: usize, trigger: Trigger) -> Self {
         let caret = Caret::new(&snapshot.text, caret, snapshot.language);
         Self { typing, snapshot, caret, trigger, started: Instant::now() }
     }
@@ -70,47 +71,33 @@ enum Waited {
 }
 
 impl Assistant {
-    /// A suggestion at byte offset `caret`. When the future is dropped and no other request waits for the same
+    /// A suggestion. When the future is dropped and no other request waits for the same
     /// generation, that is ended a moment later; when the text typed does not agree with it, at once.
     ///
     /// # Errors
     /// Why there is none.
-    pub async fn complete(
-        &self,
-        typing: &Arc<Typing>,
-        snapshot: &Snapshot,
-        caret: usize,
-        trigger: Trigger,
-    ) -> Result<Suggestion, NoSuggestion> {
-        if let Some(known) = self.recall(typing, snapshot, caret, trigger) {
+    pub async fn complete(&self, asked: &Asked<'_>) -> Result<Suggestion, NoSuggestion> {
+        if let Some(known) = self.recall(asked) {
             return Ok(known);
         }
-        let asked = Asked::new(typing, snapshot, caret, trigger);
-        typing.asked();
+        asked.typing.asked();
         if asked.is_unasked() {
             self.ledger.add(|totals| totals.requests += 1);
         }
-        let answer = self.answer(&asked).await?;
+        let answer = self.answer(asked).await?;
         if asked.is_unasked() {
             self.ledger.answered(&answer.stats);
         }
         Ok(answer)
     }
 
-    /// The suggestion at byte offset `caret`, if it is the rest of an earlier one. Takes some microseconds.
-    pub fn recall(
-        &self,
-        typing: &Arc<Typing>,
-        snapshot: &Snapshot,
-        caret: usize,
-        trigger: Trigger,
-    ) -> Option<Suggestion> {
+    /// The suggestion, if it is the rest of an earlier one. Takes some microseconds.
+    pub fn recall(&self, asked: &Asked<'_>) -> Option<Suggestion> {
         if !self.options.typed_through {
             return None;
         }
-        let asked = Asked::new(typing, snapshot, caret, trigger);
-        let known = self.known(&asked)?;
-        typing.asked();
+        let known = self.known(asked)?;
+        asked.typing.asked();
         if asked.is_unasked() {
             self.ledger.add(|totals| totals.requests += 1);
             self.ledger.answered(&known.stats);
@@ -310,18 +297,10 @@ impl Assistant {
     ///
     /// # Errors
     /// Why there is none.
-    pub async fn candidates(
-        &self,
-        typing: &Arc<Typing>,
-        snapshot: &Snapshot,
-        caret: usize,
-        count: usize,
-    ) -> Result<Vec<Suggestion>, NoSuggestion> {
-        let asked = Asked::new(typing, snapshot, caret, Trigger::Invoked);
-        let likeliest = self.complete(typing, snapshot, caret, Trigger::Invoked);
-        let (first, others) = futures_util::future::join(likeliest, self.sampled(&asked)).await;
-        let known = typing.rests(snapshot, &asked.caret).into_iter();
-        let known = known.map(|rest| suggestion_of(rest, Source::TypedThrough, &asked));
+    pub async fn candidates(&self, asked: &Asked<'_>, count: usize) -> Result<Vec<Suggestion>, NoSuggestion> {
+        let (first, others) = futures_util::future::join(self.complete(asked), self.sampled(asked)).await;
+        let known = asked.typing.rests(asked.snapshot, &asked.caret).into_iter();
+        let known = known.map(|rest| suggestion_of(rest, Source::TypedThrough, asked));
         let mut candidates: Vec<Suggestion> = Vec::new();
         let first = match first {
             Ok(first) => Some(first),

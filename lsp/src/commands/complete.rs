@@ -12,6 +12,7 @@ use ropey::Rope;
 
 use super::{ModelArgs, print, report, runtime};
 use crate::assistant::{Assistant, Trigger};
+use crate::complete::Asked;
 use crate::model;
 use crate::snapshot::Snapshot;
 
@@ -50,7 +51,9 @@ pub(super) fn run(args: CompleteArgs) -> anyhow::Result<ExitCode> {
     let loading = started.elapsed();
     let assistant = Assistant::new(model::ready(loaded));
     let snapshot = Snapshot::of_file(&place.file, text);
-    match runtime()?.block_on(assistant.complete(&Arc::default(), &snapshot, caret, Trigger::Invoked)) {
+    let typing = Arc::default();
+    let asked = Asked::new(&typing, &snapshot, caret, Trigger::Invoked);
+    match runtime()?.block_on(assistant.complete(&asked)) {
         Ok(suggestion) => {
             print(&format!("{}\n", suggestion.text))?;
             let stats = &suggestion.stats;

@@ -9,6 +9,7 @@ use ropey::Rope;
 
 use super::{ModelArgs, print, runtime};
 use crate::assistant::{Assistant, Trigger};
+use crate::complete::Asked;
 use crate::model::{self, LoadedModel};
 use crate::snapshot::Snapshot;
 
@@ -115,12 +116,9 @@ fn complete_one_line(text: &mut String, loaded: LoadedModel) -> anyhow::Result<b
     let rope = Rope::from_str(&format!("{source}\n\n\ndef sub(a, b):\n    return a - b\n"));
     let snapshot = Snapshot::new("doctor", "add.py".into(), "python", 0, rope);
     let assistant = Assistant::new(model::ready(loaded));
-    let outcome = runtime()?.block_on(assistant.complete(
-        &std::sync::Arc::default(),
-        &snapshot,
-        source.len(),
-        Trigger::Invoked,
-    ));
+    let typing = std::sync::Arc::default();
+    let asked = Asked::new(&typing, &snapshot, source.len(), Trigger::Invoked);
+    let outcome = runtime()?.block_on(assistant.complete(&asked));
     Ok(match outcome {
         Ok(suggestion) => {
             let ms = suggestion.stats.first_line.as_secs_f64() * 1e3;

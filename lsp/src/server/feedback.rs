@@ -1,6 +1,6 @@
 //! What editors and edits say about suggestions that were shown, and what of it is recorded.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
@@ -18,6 +18,9 @@ use crate::typing::{Reaction, Typing};
 
 /// After this long it shows whether accepted text was wanted.
 const SURVIVAL: Duration = Duration::from_secs(30);
+
+/// Time for the last events to reach the file when a session ends.
+const LAST_EVENTS: Duration = Duration::from_secs(1);
 
 /// The record of this session, while the user wants one.
 #[derive(Default)]
@@ -49,6 +52,15 @@ pub(super) fn configure(server: &Server, settings: &Settings) {
                 server.outbox.show(MessageType::Warning, message);
             }
         }
+    }
+}
+
+/// Waits until what was recorded is in the file, but not long: the disk may be gone.
+pub(super) async fn close(record: &Mutex<Record>) {
+    let Some(recorder) = lock(record).recorder.take() else { return };
+    let written = tokio::task::spawn_blocking(move || drop(recorder));
+    if tokio::time::timeout(LAST_EVENTS, written).await.is_err() {
+        tracing::warn!("the last events of the record of suggestions could not be written in time");
     }
 }
 

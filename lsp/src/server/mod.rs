@@ -104,6 +104,7 @@ pub async fn serve(
     let (outbox, writer) = Outbox::new();
     let shut_down = Arc::new(AtomicBool::new(false));
     let stop = Arc::new(Notify::new());
+    let record = Arc::new(Mutex::new(feedback::Record::default()));
     let builder = LspService::build_with_lifecycle_methods(|client| Server {
         assistant,
         options,
@@ -117,13 +118,14 @@ pub async fn serve(
         settings_warning: Mutex::default(),
         workspace: Arc::default(),
         surroundings: Surroundings::default(),
-        record: Arc::default(),
+        record: Arc::clone(&record),
         shut_down: Arc::clone(&shut_down),
         background: Background::default(),
         stop: Arc::clone(&stop),
     });
     let (service, socket) = with_methods(builder).finish();
     let reason = main_loop::run(service, socket, input, output, (outbox, writer), &stop).await;
+    feedback::close(&record).await;
     Ended { reason, shut_down: shut_down.load(Ordering::Relaxed) }
 }
 

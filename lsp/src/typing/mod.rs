@@ -132,8 +132,11 @@ impl Typing {
         }
         state.drafts = kept;
         if !state.rejections.is_empty() && !edit.bytes.is_empty() {
-            let removed = before.text.byte_slice(edit.bytes.clone());
-            state.rejections.forget_removed(&removed.to_string());
+            let removed = before.text.byte_slice(edit.bytes.clone()).to_string();
+            let line = after.text.line(after.text.byte_to_line(edit.bytes.start));
+            if removed.contains('\n') || line.chars().all(char::is_whitespace) {
+                state.rejections.forget_lines(&removed);
+            }
         }
         if reactions.iter().any(|reaction| matches!(reaction, Reaction::Accepted(_))) {
             state.accepted = Some(Accepted { at_edit: state.edits, is_line: !edit.inserted.contains('\n') });

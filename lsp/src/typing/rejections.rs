@@ -51,13 +51,10 @@ impl Rejections {
         self.last.push_front(rejection);
     }
 
-    /// Forgets what was for lines that are taken away with `removed`: whoever writes such a line again has begun
-    /// anew.
-    pub(crate) fn forget_removed(&mut self, removed: &str) {
-        if removed.contains('\n') {
-            self.last
-                .retain(|rejection| rejection.before().is_empty() || !removed.contains(rejection.before()));
-        }
+    /// Forgets what was for lines that are taken away with `removed`, at once: whoever writes such a line again has
+    /// begun anew. Erased letter by letter, it is the same line still.
+    pub(crate) fn forget_lines(&mut self, removed: &str) {
+        self.last.retain(|rejection| rejection.before().is_empty() || !removed.contains(rejection.before()));
     }
 
     /// Whether `text` may be suggested at `caret`. It may not when the same lines were turned down there, or lines
@@ -115,9 +112,9 @@ mod tests {
         let mut rejections = Rejections::default();
         let document = Rope::from_str("    x = ");
         rejections.add(Rejection::new(&document, 8, "foo", 0));
-        rejections.forget_removed("= foo");
+        rejections.forget_lines("= foo\n");
         assert!(!rejections.allow(&document, 8, "foo"), "a part of the line");
-        rejections.forget_removed("    x = foo\n");
+        rejections.forget_lines("    x = foo\n");
         assert!(rejections.allow(&document, 8, "foo"));
     }
 

@@ -89,6 +89,26 @@ async fn erasing_does_not_bring_a_suggestion_back_and_typing_on_does() {
 }
 
 #[tokio::test]
+async fn a_line_that_is_undone_is_begun_anew() {
+    let (mut session, _) = suggested("a\n    value = ", "\nb\n", "compute(1, 2)\n").await;
+    session.type_and_ask(1, 12, "compute(1, 2)").await;
+    // As Neovim undoes it: what was accepted, what was typed, and the line, in one message.
+    session
+        .change_all(json!([
+            { "range": range_of([1, 12, 1, 25]), "text": "" },
+            { "range": range_of([1, 4, 1, 12]), "text": "" },
+            { "range": range_of([1, 0, 2, 0]), "text": "" },
+        ]))
+        .await;
+    assert_eq!(session.text().await.0, "a\nb\n");
+    session.change([0, 1, 0, 1], "\n    ").await;
+    session.generator.say("compute(1, 2)\n");
+    let again = session.type_and_ask(1, 4, "value = ").await;
+    assert_eq!(text(&again), "compute(1, 2)");
+    session.finish().await;
+}
+
+#[tokio::test]
 async fn a_keystroke_that_agrees_joins_the_generation_and_one_that_does_not_ends_it() {
     let mut session = Editor::new(vscode()).start().await;
     session.generator.hold();

@@ -154,7 +154,7 @@ local function play()
   end
 
   -- The same, but the user types the first character of the ghost text and at once <Tab>.
-  lua('vim.cmd("edit!")')
+  lua('vim.cmd.undo(0)')
   seen.typed_through = type_and_see('self.owner = owner', 'self.bal')
   if seen.typed_through.ghost then
     local first = vim.fn.strcharpart(seen.typed_through.ghost, 0, 1):gsub('<', '<lt>')
@@ -163,7 +163,7 @@ local function play()
 
   -- Half of the first line typed in one go; Neovim drops its ghost text and asks again. What it shows then must be
   -- the other half, and accepting that must double nothing.
-  lua('vim.cmd("edit!")')
+  lua('vim.cmd.undo(0)')
   seen.typed_half = type_and_see('self.owner = owner', 'self.bal')
   if seen.typed_half.ghost then
     local line = seen.typed_half.ghost:match('^[^\n]*')
@@ -182,7 +182,7 @@ local function play()
   end
 
   -- The whole first line typed as fast as keys can be pressed, over and through the ghost text.
-  lua('vim.cmd("edit!")')
+  lua('vim.cmd.undo(0)')
   seen.typed_out = type_and_see('self.owner = owner', 'self.bal')
   if seen.typed_out.ghost then
     for character in seen.typed_out.ghost:match('^[^\n]*'):gmatch('[%z\1-\127\194-\244][\128-\191]*') do

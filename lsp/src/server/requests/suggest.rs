@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 use tower_lsp::gen_lsp_types::MessageType;
 
 use crate::assistant::{NoSuggestion, Suggestion, Trigger};
+use crate::complete::Asked;
 use crate::encoding::Position;
 use crate::model::ModelState;
 use crate::server::sync::lock;
@@ -82,8 +83,9 @@ pub(super) async fn suggest(
     count: usize,
 ) -> (Snapshot, Vec<Suggestion>) {
     let Wanted { snapshot, typing, caret, previous, mut superseded } = wanted;
+    let asked = Asked::new(&typing, &snapshot, caret, trigger);
     if count == 1
-        && let Some(known) = server.assistant.recall(&typing, &snapshot, caret, trigger)
+        && let Some(known) = server.assistant.recall(&asked)
     {
         return (snapshot.clone(), deliver(server, &snapshot, &typing, Ok(vec![known])));
     }
@@ -91,15 +93,15 @@ pub(super) async fn suggest(
     tokio::task::yield_now().await;
     // Tasks run in any order: a newer request may have been here first.
     if !matches!(superseded.try_recv(), Err(oneshot::error::TryRecvError::Empty)) {
-        return (snapshot, Vec::new());
+        return (snapshot.clone(), Vec::new());
     }
     let result = {
         let assistant = &server.assistant;
         let mut complete = Box::pin(async {
             if count > 1 {
-                assistant.candidates(&typing, &snapshot, caret, count).await
+                assistant.candidates(&asked, count).await
             } else {
-                assistant.complete(&typing, &snapshot, caret, trigger).await.map(|found| vec![found])
+                assistant.complete(&asked).await.map(|found| vec![found])
             }
         });
         // Started before the previous request is ended, so that this one is among those who wait for the
@@ -118,7 +120,7 @@ pub(super) async fn suggest(
         server.outbox.show(MessageType::Warning, notice);
     }
     let suggestions = deliver(server, &snapshot, &typing, result);
-    (snapshot, suggestions)
+    (snapshot.clone(), suggestions)
 }
 
 /// Makes suggestions ready for the editor, and notes what became of the request.
