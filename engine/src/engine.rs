@@ -183,12 +183,12 @@ impl Generator for Engine {
     }
 
     fn submit(&self, request: Request) -> Result<Generation, SubmitError> {
-        let (sender, generation) = Generation::channel();
         let mut state = self.shared.lock();
         if let Some(reason) = &state.stopped {
             return Err(SubmitError::Stopped(reason.clone()));
         }
-        state.scheduler.submit(request, sender, Instant::now())?;
+        let (sender, generation) = Generation::channel();
+        state.scheduler.submit(request, sender, generation.submitted())?;
         drop(state);
         self.shared.wake.notify_one();
         Ok(generation)

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use tokio::sync::mpsc;
 
@@ -43,6 +44,7 @@ pub struct ModelInfo {
 pub struct Generation {
     events: mpsc::UnboundedReceiver<Event>,
     control: Control,
+    submitted: Instant,
     finished: bool,
 }
 
@@ -75,12 +77,13 @@ impl Control {
 }
 
 impl Generation {
-    /// A connected pair: the generator keeps the sender. The channel is unbounded because
+    /// A connected pair, made when the request is taken over: the generator keeps the sender. The channel is unbounded because
     /// `max_tokens` bounds what can be in it.
     pub fn channel() -> (GenerationSender, Generation) {
         let (sender, events) = mpsc::unbounded_channel();
         let control = Control::default();
-        let generation = Generation { events, control: control.clone(), finished: false };
+        let submitted = Instant::now();
+        let generation = Generation { events, control: control.clone(), submitted, finished: false };
         (GenerationSender { events: sender, control }, generation)
     }
 
@@ -102,6 +105,11 @@ impl Generation {
             self.events.blocking_recv()
         };
         Some(self.note(event))
+    }
+
+    /// When the generator took the request over.
+    pub fn submitted(&self) -> Instant {
+        self.submitted
     }
 
     /// See [`Control::cancel`].

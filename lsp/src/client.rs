@@ -43,7 +43,7 @@ pub async fn read_message(input: &mut (impl AsyncBufRead + Unpin)) -> io::Result
     Ok(Some(body))
 }
 
-/// Writes one message with its header, in one piece.
+/// Writes one message with its header, in one write: it wakes the reader once.
 ///
 /// # Errors
 /// When the stream is closed.

@@ -368,7 +368,7 @@ impl Pilot {
         }
         let generation = prepared.submit(&self.place.snapshot, priority, |_| {})?;
         self.flight.submitted(generation.control());
-        let submit = self.started.elapsed();
+        let submit = generation.submitted() - self.started;
         let mut reader = prepared.reader(&self.place, self.started);
         let read = reader
             .read(generation, |reader: &Reader| {

@@ -19,6 +19,8 @@ use crate::typing::{Reaction, Typing};
 /// After this long it shows whether accepted text was wanted.
 const SURVIVAL: Duration = Duration::from_secs(30);
 
+/// What the editor is given to show a suggestion before the processors are used to work ahead.
+const DISPLAY: Duration = Duration::from_millis(8);
 /// Time for the last events to reach the file when a session ends.
 const LAST_EVENTS: Duration = Duration::from_secs(1);
 
@@ -74,10 +76,12 @@ fn write(server: &Server, event: impl FnOnce(&Record) -> Event) {
 /// A suggestion is on its way to the editor.
 pub(super) fn shown(server: &Server, snapshot: &Snapshot, typing: &Arc<Typing>, suggestion: &Suggestion) {
     let is_new = typing.shown(suggestion.id);
-    // After the answer is on its way.
     let (assistant, typing) = (Arc::clone(&server.assistant), Arc::clone(typing));
     let (text, next) = (snapshot.clone(), suggestion.clone());
-    server.background.spawn(async move { assistant.continue_after(&typing, &text, &next) });
+    server.background.spawn(async move {
+        tokio::time::sleep(DISPLAY).await;
+        assistant.continue_after(&typing, &text, &next);
+    });
     if !is_new {
         return;
     }

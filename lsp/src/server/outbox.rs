@@ -7,12 +7,14 @@ use std::io;
 
 use serde::Serialize;
 use serde_json::json;
-use tokio::io::{AsyncWrite, AsyncWriteExt};
+use tokio::io::AsyncWrite;
 use tokio::sync::mpsc;
 use tower_lsp::gen_lsp_types::{
     LogMessageNotification, LogMessageParams, MessageType, Notification, ShowMessageNotification,
     ShowMessageParams,
 };
+
+use crate::client::write_message;
 
 /// Posts messages; cloned freely.
 #[derive(Clone)]
@@ -78,9 +80,7 @@ impl Writer {
     /// When the client no longer reads.
     pub(super) async fn run(mut self, mut output: impl AsyncWrite + Unpin) -> io::Result<()> {
         while let Some(Outgoing::Message(body)) = self.messages.recv().await {
-            output.write_all(format!("Content-Length: {}\r\n\r\n", body.len()).as_bytes()).await?;
-            output.write_all(&body).await?;
-            output.flush().await?;
+            write_message(&mut output, &body).await?;
         }
         Ok(())
     }

@@ -278,7 +278,7 @@ impl Caret {
     fn find_line_ending(&self, text: &Rope) -> LineEnding {
         let count = |text: &str| {
             let all = text.bytes().filter(|&byte| byte == b'\n').count();
-            (all, text.matches("\r\n").count())
+            (all, if text.contains('\r') { text.matches("\r\n").count() } else { 0 })
         };
         let (above, above_cr) = count(&self.before);
         let (below, below_cr) = count(&self.after);
@@ -328,26 +328,20 @@ impl Caret {
 
     fn read_brackets(&mut self) {
         let mut lexer = Lexer::new(self.language);
-        let mut indent = 0;
-        let mut at_line_start = true;
-        for (at, c) in self.before.char_indices() {
-            if at_line_start {
-                indent = self.indent_width(&self.before[at..]);
-                at_line_start = false;
-            }
-            at_line_start |= c == '\n';
-            match lexer.push(c) {
-                Some(Event::Open(c) | Event::QuoteOpen(c)) => self.open.push(OpenBracket {
+        let mut read = 0;
+        while let Some((at, event)) = lexer.next_event(&self.before, read) {
+            match event {
+                Event::Open(c) | Event::QuoteOpen(c) => self.open.push(OpenBracket {
                     closer: closer_of(c),
-                    indent,
+                    indent: self.indent_width(line_from_start(&self.before, at)),
                     on_caret_line: at >= self.line_start,
                     closed: false,
                 }),
-                Some(Event::Close(c) | Event::QuoteClose(c)) => {
+                Event::Close(c) | Event::QuoteClose(c) => {
                     close(&mut self.open, c);
                 }
-                None => {}
             }
+            read = at + 1;
         }
         // A simple string that was left open ended with its line; only the one we are in counts.
         let last = self.open.len();
@@ -372,27 +366,18 @@ impl Caret {
         // Closers after the caret without an opener after it, with the indent of their line (of the
         // caret's own line: no limit, since there position says all).
         let mut closers = Vec::new();
-        let mut indent = usize::MAX;
-        let mut at_line_start = false;
-        for (at, c) in self.after.char_indices() {
-            if closers.len() >= self.open.len() {
-                break;
+        let mut read = 0;
+        while closers.len() < self.open.len() {
+            let Some((at, event)) = lexer.next_event(&self.after, read) else { break };
+            match event {
+                Event::Open(c) | Event::QuoteOpen(c) => inner.push(closer_of(c)),
+                Event::Close(c) | Event::QuoteClose(c) => match inner.iter().rposition(|&open| open == c) {
+                    Some(at) => inner.truncate(at),
+                    None if at < self.line_end => closers.push((c, usize::MAX)),
+                    None => closers.push((c, self.indent_width(line_from_start(&self.after, at)))),
+                },
             }
-            if at_line_start {
-                indent = self.indent_width(&self.after[at..]);
-                at_line_start = false;
-            }
-            at_line_start |= c == '\n';
-            match lexer.push(c) {
-                Some(Event::Open(c) | Event::QuoteOpen(c)) => inner.push(closer_of(c)),
-                Some(Event::Close(c) | Event::QuoteClose(c)) => {
-                    match inner.iter().rposition(|&open| open == c) {
-                        Some(at) => inner.truncate(at),
-                        None => closers.push((c, indent)),
-                    }
-                }
-                None => {}
-            }
+            read = at + 1;
         }
         let mut closers = closers.into_iter().peekable();
         // Where there are fewer closers than brackets, it is the caret's line that is unfinished.
@@ -444,7 +429,12 @@ pub(crate) fn close(open: &mut Vec<OpenBracket>, closer: char) -> bool {
 
 /// Whether `text` holds nothing but white space.
 pub(crate) fn is_blank(text: &str) -> bool {
-    text.trim().is_empty()
+    text.chars().all(char::is_whitespace)
+}
+
+/// The line that byte `at` of `text` is on, from its start.
+fn line_from_start(text: &str, at: usize) -> &str {
+    &text[text[..at].rfind('\n').map_or(0, |end| end + 1)..]
 }
 
 /// The spaces and tabs that `line` starts with.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use wasmtime::component::{Component, Linker};
-use wasmtime::{Config, Engine, ResourceLimiter, Store};
+use wasmtime::{Config, Enabled, Engine, PoolingAllocationConfig, ResourceLimiter, Store};
 
 use crate::compiled_cache::CompiledCache;
 use crate::error::PluginError;
@@ -97,7 +97,7 @@ impl PluginHost {
 
     fn start(limits: Limits, cache: Option<CompiledCache>) -> Result<Arc<Self>, PluginError> {
         let failed = |error: &dyn std::fmt::Display| PluginError::Sandbox(error.to_string());
-        let engine = Engine::new(&config()).map_err(|error| failed(&error))?;
+        let engine = Engine::new(&config(&limits)).map_err(|error| failed(&error))?;
         let ticker = Ticker::start(engine.clone()).map_err(|error| failed(&error))?;
         let workers = Workers::start(limits.threads.max(1), THREAD_STACK).map_err(|error| failed(&error))?;
         Ok(Arc::new(Self { sandbox: Arc::new(Sandbox { engine, limits, ticker }), workers, cache }))
@@ -150,19 +150,25 @@ impl PluginHost {
 }
 
 impl Sandbox {
-    /// Runs `call` in a fresh store with the limits in force.
-    pub(crate) fn enter<T>(
-        &self,
-        call: impl FnOnce(&mut Store<Guard>) -> wasmtime::Result<T>,
-    ) -> Result<T, PluginError> {
-        let _ticking = self.ticker.run();
+    /// A fresh store with the limits of memory and output. One call may be made in it.
+    pub(crate) fn store(&self) -> Store<Guard> {
         let mut store = Store::new(&self.engine, Guard { memory_bytes: self.limits.memory_bytes });
         store.limiter(|guard| guard);
         store.set_hostcall_fuel(self.limits.output_bytes);
+        store
+    }
+
+    /// Runs `call` in `store` with the deadline in force.
+    pub(crate) fn run<T>(
+        &self,
+        store: &mut Store<Guard>,
+        call: impl FnOnce(&mut Store<Guard>) -> wasmtime::Result<T>,
+    ) -> Result<T, PluginError> {
+        let _ticking = self.ticker.run();
         // N ticks are anything from N-1 to N times the tick.
         let ticks = self.limits.deadline.as_nanos().div_ceil(TICK.as_nanos()) + 1;
         store.set_epoch_deadline(u64::try_from(ticks).unwrap_or(u64::MAX / 2));
-        call(&mut store).map_err(|error| self.explain(&error))
+        call(store).map_err(|error| self.explain(&error))
     }
 
     /// The error of a call in our words. The text of wasmtime's errors is for its developers.
@@ -184,7 +190,7 @@ impl Sandbox {
 }
 
 /// Everything a pure function in Rust does not need is off: what is not there has no bugs.
-fn config() -> Config {
+fn config(limits: &Limits) -> Config {
     let mut config = Config::new();
     config
         .epoch_interruption(true)
@@ -201,8 +207,25 @@ fn config() -> Config {
         .wasm_gc(false)
         .wasm_function_references(false)
         .wasm_exceptions(false)
-        .wasm_extended_const(false);
+        .wasm_extended_const(false)
+        .allocation_strategy(pool(limits));
     config
+}
+
+/// Room for as many instances as there are threads, kept from one call to the next: mapping memory anew and
+/// giving it back took longer than most calls, and stopped other threads meanwhile.
+fn pool(limits: &Limits) -> PoolingAllocationConfig {
+    let calls = u32::try_from(limits.threads.max(1)).unwrap_or(u32::MAX);
+    let mut pool = PoolingAllocationConfig::new();
+    pool.total_component_instances(calls)
+        .total_core_instances(calls * INSTANCES)
+        .total_memories(calls)
+        .total_tables(calls * TABLES)
+        .table_elements(TABLE_ELEMENTS)
+        .linear_memory_keep_resident(KEPT_BYTES)
+        .table_keep_resident(KEPT_BYTES)
+        .pagemap_scan(Enabled::Auto);
+    pool
 }
 
 fn compile(engine: &Engine, bytes: &[u8]) -> Result<Component, PluginError> {
@@ -279,6 +302,11 @@ struct MemoryDenied;
 
 /// Indirect calls of the largest guest need a few hundred entries.
 const TABLE_ELEMENTS: usize = 20_000;
+/// A component of one module has the module, the adapter's shim and its fix-up.
+const INSTANCES: u32 = 4;
+const TABLES: u32 = 4;
+/// Bytes of an instance's memory, and of its tables, that are cleared by writing rather than given back to the system.
+const KEPT_BYTES: usize = 256 << 10;
 
 impl ResourceLimiter for Guard {
     fn memory_growing(
@@ -301,8 +329,7 @@ impl ResourceLimiter for Guard {
     }
 
     fn instances(&self) -> usize {
-        // A component of one module has the module, the adapter's shim and its fix-up.
-        4
+        INSTANCES as usize
     }
 
     fn memories(&self) -> usize {
@@ -310,6 +337,6 @@ impl ResourceLimiter for Guard {
     }
 
     fn tables(&self) -> usize {
-        4
+        TABLES as usize
     }
 }

@@ -1,13 +1,13 @@
 //! A loaded plugin: its calls, and its standing.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 use wasmtime::Store;
 
 use crate::check;
 use crate::error::PluginError;
-use crate::host::{Guard, PluginHost};
+use crate::host::{Guard, PluginHost, Sandbox};
 use crate::prompt::bindings::{PromptPlugin, PromptPluginPre};
 use crate::prompt::{Answer, Context, Info, Prompt};
 
@@ -23,6 +23,12 @@ struct Shared {
     info: Info,
     pre: PromptPluginPre<Guard>,
     standing: Mutex<Standing>,
+}
+
+/// A plugin's code with memory of its own, for one call.
+struct Instance {
+    store: Store<Guard>,
+    exports: PromptPlugin,
 }
 
 #[derive(Default)]
@@ -42,9 +48,8 @@ impl Plugin {
         let (reply, answer) = std::sync::mpsc::sync_channel(1);
         let of_job = pre.clone();
         host.submit(move |sandbox| {
-            let info = sandbox.enter(|store| {
-                let instance = of_job.instantiate(&mut *store)?;
-                instance.redstart_prompt_plugin().call_describe(store)
+            let info = Instance::new(sandbox, &of_job).and_then(|Instance { mut store, exports }| {
+                sandbox.run(&mut store, |store| exports.redstart_prompt_plugin().call_describe(store))
             });
             // Nobody waits any more only if the loading thread is gone.
             let _ = reply.send(info);
@@ -112,7 +117,7 @@ impl Plugin {
     async fn call<T: Send + 'static>(
         &self,
         input_bytes: usize,
-        call: impl FnOnce(PromptPlugin, &mut Store<Guard>) -> wasmtime::Result<Result<T, PluginError>>
+        call: impl FnOnce(&PromptPlugin, &mut Store<Guard>) -> wasmtime::Result<Result<T, PluginError>>
         + Send
         + 'static,
     ) -> Result<T, PluginError> {
@@ -129,21 +134,35 @@ impl Plugin {
             if reply.is_closed() {
                 return;
             }
-            let result = sandbox.enter(|store| call(shared.pre.instantiate(&mut *store)?, store)).flatten();
+            let mut instance = Instance::new(sandbox, &shared.pre);
+            let result = match &mut instance {
+                Ok(Instance { store, exports }) => sandbox.run(store, |store| call(exports, store)).flatten(),
+                Err(error) => Err(error.clone()),
+            };
             // The standing is kept here, where it does not depend on someone still waiting.
             shared.note(&result);
             let _ = reply.send(result);
+            // Nobody waits until its memory is given back.
+            drop(instance);
         });
         answer.await.unwrap_or_else(|_| Err(lost()))
     }
 
-    fn standing(&self) -> std::sync::MutexGuard<'_, Standing> {
+    fn standing(&self) -> MutexGuard<'_, Standing> {
         self.shared.standing()
     }
 }
 
+impl Instance {
+    fn new(sandbox: &Sandbox, pre: &PromptPluginPre<Guard>) -> Result<Self, PluginError> {
+        let mut store = sandbox.store();
+        let exports = sandbox.run(&mut store, |store| pre.instantiate(store))?;
+        Ok(Self { store, exports })
+    }
+}
+
 impl Shared {
-    fn standing(&self) -> std::sync::MutexGuard<'_, Standing> {
+    fn standing(&self) -> MutexGuard<'_, Standing> {
         self.standing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -2,10 +2,12 @@
 //!
 //! A [`recording`] is what somebody did in a file, key by key. [`player`] does it again, with the habits
 //! of one of the [`editors`], to a [`Suggester`](player::Suggester): our own [`server`] behind a pipe
-//! ([`redstart`]) or a [`peer`]. [`tally`] counts, [`report`] shows. [`record`] makes recordings and [`load`]
+//! ([`redstart`]) or a [`peer`]. [`tally`] counts, [`report`] shows. [`echo`] is what the machine itself
+//! takes. [`record`] makes recordings and [`load`]
 //! times edits while the server is busy.
 
 mod buffer;
+mod echo;
 mod editors;
 mod load;
 mod peer;

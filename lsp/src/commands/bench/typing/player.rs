@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::buffer::{Buffer, Change};
+use super::echo::Echo;
 use super::editors::Editor;
 use super::recording::{Action, Part, Recording, difference};
 use super::tally::{Account, Tally};
@@ -107,6 +108,7 @@ pub(super) async fn play(
         answers_in,
         answers,
         tally: Tally::default(),
+        echo: Echo::start().context("opening a pipe")?,
     };
     player.run(recording, on_step).await.with_context(|| format!("replaying {}", recording.name))?;
     Ok(player.tally)
@@ -126,6 +128,7 @@ struct Player<'a, Target> {
     answers_in: mpsc::UnboundedSender<(u64, Answered)>,
     answers: mpsc::UnboundedReceiver<(u64, Answered)>,
     tally: Tally,
+    echo: Echo,
 }
 
 impl<Target: Suggester> Player<'_, Target> {
@@ -183,9 +186,11 @@ impl<Target: Suggester> Player<'_, Target> {
 
     /// A key, a move of the caret or an edit elsewhere.
     async fn press(&mut self, action: &Action) -> anyhow::Result<()> {
-        let pressed = Instant::now();
+        self.tally.echo(self.echo.round_trip()?);
         self.tally.keys += 1;
         let change = action.apply(&mut self.buffer).map_err(anyhow::Error::msg)?;
+        // What the editor does with the key itself is its own affair.
+        let pressed = Instant::now();
         self.note_typed(if let Action::Insert(text) = action { Some(text) } else { None });
         let edited = change.is_some();
         if let Some(change) = change {

@@ -121,6 +121,7 @@ const ROWS: &[Row] = &[
     ("from the request, p50 / p95", |figures| two(&figures.answer_ms)),
     ("typed through, p50 / p95", |figures| two(&figures.typed_through_ms)),
     ("message to submit, p50 / p95", |figures| two(&figures.submit_ms)),
+    ("a pipe and back, p50 / p95", |figures| two(&figures.echo_ms)),
     ("requests / suggestions", |figures| format!("{} / {}", figures.requests, figures.suggestions)),
     ("share typed through", |figures| percent(figures.typed_through_share)),
     ("share joined", |figures| percent(figures.joined_share)),

@@ -92,6 +92,8 @@ pub(super) struct Tally {
     joined: usize,
     ahead: usize,
     submit: Vec<f64>,
+    /// Through a pipe and back, before each key.
+    echo: Vec<f64>,
     /// Sums over the suggestions received.
     received: Totals,
     /// What the server itself counted, where it does.
@@ -120,6 +122,11 @@ impl Tally {
         self.received.generated_tokens += account.generated_tokens;
     }
 
+    /// Counts what a message through a pipe and back took.
+    pub(super) fn echo(&mut self, round_trip: Duration) {
+        self.echo.push(round_trip.as_secs_f64() * 1e3);
+    }
+
     /// Adds another replay of the same kind.
     pub(super) fn add(&mut self, other: &Self) {
         self.typing += other.typing;
@@ -137,6 +144,7 @@ impl Tally {
         self.joined += other.joined;
         self.ahead += other.ahead;
         self.submit.extend_from_slice(&other.submit);
+        self.echo.extend_from_slice(&other.echo);
         self.received = self.received.plus(other.received);
         self.server = sum(self.server, other.server, Totals::plus);
         self.cpu_seconds = sum(self.cpu_seconds, other.cpu_seconds, |one, other| one + other);
@@ -160,6 +168,7 @@ impl Tally {
             answer_ms: Percentiles::of(&self.answer),
             typed_through_ms: Percentiles::of(&self.typed_through),
             submit_ms: Percentiles::of(&self.submit),
+            echo_ms: Percentiles::of(&self.echo),
             typed_through_share: of_suggestions(self.typed_through.len()),
             joined_share: of_suggestions(self.joined),
             ahead_share: of_suggestions(self.ahead),
@@ -211,6 +220,7 @@ pub(super) struct Figures {
     pub(super) answer_ms: Percentiles,
     pub(super) typed_through_ms: Percentiles,
     pub(super) submit_ms: Percentiles,
+    pub(super) echo_ms: Percentiles,
     pub(super) typed_through_share: Option<f64>,
     pub(super) joined_share: Option<f64>,
     pub(super) ahead_share: Option<f64>,
