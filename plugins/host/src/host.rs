@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
 use wasmtime::component::{Component, Linker};
 use wasmtime::{Config, Enabled, Engine, PoolingAllocationConfig, ResourceLimiter, Store};
 
@@ -70,6 +71,8 @@ pub struct PluginHost {
 pub(crate) struct Sandbox {
     pub(crate) engine: Engine,
     pub(crate) limits: Limits,
+    /// Places in the pool for instances that are made before their call.
+    pub(crate) spare: Arc<Semaphore>,
     ticker: Ticker,
 }
 
@@ -99,8 +102,9 @@ impl PluginHost {
         let failed = |error: &dyn std::fmt::Display| PluginError::Sandbox(error.to_string());
         let engine = Engine::new(&config(&limits)).map_err(|error| failed(&error))?;
         let ticker = Ticker::start(engine.clone()).map_err(|error| failed(&error))?;
+        let spare = Arc::new(Semaphore::new(SPARE));
         let workers = Workers::start(limits.threads.max(1), THREAD_STACK).map_err(|error| failed(&error))?;
-        Ok(Arc::new(Self { sandbox: Arc::new(Sandbox { engine, limits, ticker }), workers, cache }))
+        Ok(Arc::new(Self { sandbox: Arc::new(Sandbox { engine, limits, spare, ticker }), workers, cache }))
     }
 
     /// Compiles a plugin (or takes it from the cache), checks that it keeps to the contract and asks what it
@@ -212,10 +216,10 @@ fn config(limits: &Limits) -> Config {
     config
 }
 
-/// Room for as many instances as there are threads, kept from one call to the next: mapping memory anew and
-/// giving it back took longer than most calls, and stopped other threads meanwhile.
+/// Room for an instance on each thread and some that are made ahead, kept from one call to the next: mapping memory
+/// anew and giving it back took longer than most calls, and stopped other threads meanwhile.
 fn pool(limits: &Limits) -> PoolingAllocationConfig {
-    let calls = u32::try_from(limits.threads.max(1)).unwrap_or(u32::MAX);
+    let calls = u32::try_from(limits.threads.max(1) + SPARE).unwrap_or(u32::MAX);
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(calls)
         .total_core_instances(calls * INSTANCES)
@@ -305,6 +309,8 @@ const TABLE_ELEMENTS: usize = 20_000;
 /// A component of one module has the module, the adapter's shim and its fix-up.
 const INSTANCES: u32 = 4;
 const TABLES: u32 = 4;
+/// Instances that may wait for their call: one of each plugin, as long as there are not many.
+const SPARE: usize = 8;
 /// Bytes of an instance's memory, and of its tables, that are cleared by writing rather than given back to the system.
 const KEPT_BYTES: usize = 256 << 10;
 

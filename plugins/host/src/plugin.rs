@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use wasmtime::Store;
 
 use crate::check;
@@ -22,6 +22,8 @@ struct Shared {
     name: String,
     info: Info,
     pre: PromptPluginPre<Guard>,
+    /// For the next call.
+    ready: Mutex<Option<Instance>>,
     standing: Mutex<Standing>,
 }
 
@@ -29,6 +31,8 @@ struct Shared {
 struct Instance {
     store: Store<Guard>,
     exports: PromptPlugin,
+    /// Its place in the pool, where it was made before its call.
+    _place: Option<OwnedSemaphorePermit>,
 }
 
 #[derive(Default)]
@@ -48,7 +52,7 @@ impl Plugin {
         let (reply, answer) = std::sync::mpsc::sync_channel(1);
         let of_job = pre.clone();
         host.submit(move |sandbox| {
-            let info = Instance::new(sandbox, &of_job).and_then(|Instance { mut store, exports }| {
+            let info = Instance::new(sandbox, &of_job).and_then(|Instance { mut store, exports, .. }| {
                 sandbox.run(&mut store, |store| exports.redstart_prompt_plugin().call_describe(store))
             });
             // Nobody waits any more only if the loading thread is gone.
@@ -56,7 +60,8 @@ impl Plugin {
         });
         let info = answer.recv().unwrap_or_else(|_| Err(lost()))?;
         check::info(&info)?;
-        let shared = Shared { name: name.to_owned(), info, pre, standing: Mutex::default() };
+        let (ready, standing) = Default::default();
+        let shared = Shared { name: name.to_owned(), info, pre, ready, standing };
         Ok(Self { host, shared: Arc::new(shared) })
     }
 
@@ -134,16 +139,19 @@ impl Plugin {
             if reply.is_closed() {
                 return;
             }
-            let mut instance = Instance::new(sandbox, &shared.pre);
+            let mut instance = shared.next_instance(sandbox);
             let result = match &mut instance {
-                Ok(Instance { store, exports }) => sandbox.run(store, |store| call(exports, store)).flatten(),
+                Ok(Instance { store, exports, .. }) => {
+                    sandbox.run(store, |store| call(exports, store)).flatten()
+                }
                 Err(error) => Err(error.clone()),
             };
             // The standing is kept here, where it does not depend on someone still waiting.
             shared.note(&result);
             let _ = reply.send(result);
-            // Nobody waits until its memory is given back.
+            // Nobody waits until its memory is cleared, nor until the next one is made.
             drop(instance);
+            shared.make_ready(sandbox);
         });
         answer.await.unwrap_or_else(|_| Err(lost()))
     }
@@ -157,11 +165,33 @@ impl Instance {
     fn new(sandbox: &Sandbox, pre: &PromptPluginPre<Guard>) -> Result<Self, PluginError> {
         let mut store = sandbox.store();
         let exports = sandbox.run(&mut store, |store| pre.instantiate(store))?;
-        Ok(Self { store, exports })
+        Ok(Self { store, exports, _place: None })
     }
 }
 
 impl Shared {
+    /// An instance that nobody has called yet.
+    fn next_instance(&self, sandbox: &Sandbox) -> Result<Instance, PluginError> {
+        let ready = self.ready().take();
+        ready.map_or_else(|| Instance::new(sandbox, &self.pre), Ok)
+    }
+
+    /// Sees to it that the next call finds an instance: making one takes longer than most calls.
+    fn make_ready(&self, sandbox: &Sandbox) {
+        if self.ready().is_some() {
+            return;
+        }
+        let Ok(place) = sandbox.spare.clone().try_acquire_owned() else { return };
+        // What keeps it from being made is said to the call that needs it.
+        if let Ok(instance) = Instance::new(sandbox, &self.pre) {
+            *self.ready() = Some(Instance { _place: Some(place), ..instance });
+        }
+    }
+
+    fn ready(&self) -> MutexGuard<'_, Option<Instance>> {
+        self.ready.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn standing(&self) -> MutexGuard<'_, Standing> {
         self.standing.lock().unwrap_or_else(PoisonError::into_inner)
     }
