@@ -5,9 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
 use wasmtime::component::{Component, Linker};
-use wasmtime::{Config, Enabled, Engine, PoolingAllocationConfig, ResourceLimiter, Store};
+use wasmtime::{Config, Engine, ResourceLimiter, Store};
 
 use crate::compiled_cache::CompiledCache;
 use crate::error::PluginError;
@@ -71,8 +70,6 @@ pub struct PluginHost {
 pub(crate) struct Sandbox {
     pub(crate) engine: Engine,
     pub(crate) limits: Limits,
-    /// Places in the pool for instances that are made before their call.
-    pub(crate) spare: Arc<Semaphore>,
     ticker: Ticker,
 }
 
@@ -100,11 +97,10 @@ impl PluginHost {
 
     fn start(limits: Limits, cache: Option<CompiledCache>) -> Result<Arc<Self>, PluginError> {
         let failed = |error: &dyn std::fmt::Display| PluginError::Sandbox(error.to_string());
-        let engine = Engine::new(&config(&limits)).map_err(|error| failed(&error))?;
+        let engine = Engine::new(&config()).map_err(|error| failed(&error))?;
         let ticker = Ticker::start(engine.clone()).map_err(|error| failed(&error))?;
-        let spare = Arc::new(Semaphore::new(SPARE));
         let workers = Workers::start(limits.threads.max(1), THREAD_STACK).map_err(|error| failed(&error))?;
-        Ok(Arc::new(Self { sandbox: Arc::new(Sandbox { engine, limits, spare, ticker }), workers, cache }))
+        Ok(Arc::new(Self { sandbox: Arc::new(Sandbox { engine, limits, ticker }), workers, cache }))
     }
 
     /// Compiles a plugin (or takes it from the cache), checks that it keeps to the contract and asks what it
@@ -194,7 +190,7 @@ impl Sandbox {
 }
 
 /// Everything a pure function in Rust does not need is off: what is not there has no bugs.
-fn config(limits: &Limits) -> Config {
+fn config() -> Config {
     let mut config = Config::new();
     config
         .epoch_interruption(true)
@@ -211,25 +207,8 @@ fn config(limits: &Limits) -> Config {
         .wasm_gc(false)
         .wasm_function_references(false)
         .wasm_exceptions(false)
-        .wasm_extended_const(false)
-        .allocation_strategy(pool(limits));
+        .wasm_extended_const(false);
     config
-}
-
-/// Room for an instance on each thread and some that are made ahead, kept from one call to the next: mapping memory
-/// anew and giving it back took longer than most calls, and stopped other threads meanwhile.
-fn pool(limits: &Limits) -> PoolingAllocationConfig {
-    let calls = u32::try_from(limits.threads.max(1) + SPARE).unwrap_or(u32::MAX);
-    let mut pool = PoolingAllocationConfig::new();
-    pool.total_component_instances(calls)
-        .total_core_instances(calls * INSTANCES)
-        .total_memories(calls)
-        .total_tables(calls * TABLES)
-        .table_elements(TABLE_ELEMENTS)
-        .linear_memory_keep_resident(KEPT_BYTES)
-        .table_keep_resident(KEPT_BYTES)
-        .pagemap_scan(Enabled::Auto);
-    pool
 }
 
 fn compile(engine: &Engine, bytes: &[u8]) -> Result<Component, PluginError> {
@@ -306,13 +285,6 @@ struct MemoryDenied;
 
 /// Indirect calls of the largest guest need a few hundred entries.
 const TABLE_ELEMENTS: usize = 20_000;
-/// A component of one module has the module, the adapter's shim and its fix-up.
-const INSTANCES: u32 = 4;
-const TABLES: u32 = 4;
-/// Instances that may wait for their call: one of each plugin, as long as there are not many.
-const SPARE: usize = 8;
-/// Bytes of an instance's memory, and of its tables, that are cleared by writing rather than given back to the system.
-const KEPT_BYTES: usize = 256 << 10;
 
 impl ResourceLimiter for Guard {
     fn memory_growing(
@@ -335,7 +307,8 @@ impl ResourceLimiter for Guard {
     }
 
     fn instances(&self) -> usize {
-        INSTANCES as usize
+        // A component of one module has the module, the adapter's shim and its fix-up.
+        4
     }
 
     fn memories(&self) -> usize {
@@ -343,6 +316,6 @@ impl ResourceLimiter for Guard {
     }
 
     fn tables(&self) -> usize {
-        TABLES as usize
+        4
     }
 }

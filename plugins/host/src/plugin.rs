@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::oneshot;
 use wasmtime::Store;
 
 use crate::check;
@@ -31,8 +31,6 @@ struct Shared {
 struct Instance {
     store: Store<Guard>,
     exports: PromptPlugin,
-    /// Its place in the pool, where it was made before its call.
-    _place: Option<OwnedSemaphorePermit>,
 }
 
 #[derive(Default)]
@@ -52,7 +50,7 @@ impl Plugin {
         let (reply, answer) = std::sync::mpsc::sync_channel(1);
         let of_job = pre.clone();
         host.submit(move |sandbox| {
-            let info = Instance::new(sandbox, &of_job).and_then(|Instance { mut store, exports, .. }| {
+            let info = Instance::new(sandbox, &of_job).and_then(|Instance { mut store, exports }| {
                 sandbox.run(&mut store, |store| exports.redstart_prompt_plugin().call_describe(store))
             });
             // Nobody waits any more only if the loading thread is gone.
@@ -141,15 +139,13 @@ impl Plugin {
             }
             let mut instance = shared.next_instance(sandbox);
             let result = match &mut instance {
-                Ok(Instance { store, exports, .. }) => {
-                    sandbox.run(store, |store| call(exports, store)).flatten()
-                }
+                Ok(Instance { store, exports }) => sandbox.run(store, |store| call(exports, store)).flatten(),
                 Err(error) => Err(error.clone()),
             };
             // The standing is kept here, where it does not depend on someone still waiting.
             shared.note(&result);
             let _ = reply.send(result);
-            // Nobody waits until its memory is cleared, nor until the next one is made.
+            // Nobody waits until its memory is given back, nor until that of the next one is there.
             drop(instance);
             shared.make_ready(sandbox);
         });
@@ -165,7 +161,7 @@ impl Instance {
     fn new(sandbox: &Sandbox, pre: &PromptPluginPre<Guard>) -> Result<Self, PluginError> {
         let mut store = sandbox.store();
         let exports = sandbox.run(&mut store, |store| pre.instantiate(store))?;
-        Ok(Self { store, exports, _place: None })
+        Ok(Self { store, exports })
     }
 }
 
@@ -178,13 +174,10 @@ impl Shared {
 
     /// Sees to it that the next call finds an instance: making one takes longer than most calls.
     fn make_ready(&self, sandbox: &Sandbox) {
-        if self.ready().is_some() {
-            return;
-        }
-        let Ok(place) = sandbox.spare.clone().try_acquire_owned() else { return };
-        // What keeps it from being made is said to the call that needs it.
-        if let Ok(instance) = Instance::new(sandbox, &self.pre) {
-            *self.ready() = Some(Instance { _place: Some(place), ..instance });
+        if self.ready().is_none() {
+            // What keeps it from being made is said to the call that needs it.
+            let next = Instance::new(sandbox, &self.pre).ok();
+            *self.ready() = next;
         }
     }
 
