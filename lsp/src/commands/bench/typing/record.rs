@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use ropey::Rope;
@@ -18,8 +18,11 @@ use crate::client::{read_message, write_message};
 use crate::commands::report as say;
 use crate::encoding::{Position, PositionEncoding};
 
+/// How much typing may be lost when the editor ends this process instead of taking its leave.
+const SAVED_EVERY: Duration = Duration::from_secs(5);
+
 /// Passes messages between the editor on stdin and stdout and a server of our own, and writes the recording
-/// when the editor has left.
+/// every few seconds and when the editor leaves.
 pub(super) async fn run(launcher: &Launcher, without: Option<&str>, file: &Path) -> anyhow::Result<()> {
     // Now rather than when an hour of typing is to be written.
     std::fs::write(file, "").with_context(|| format!("cannot write {}", file.display()))?;
@@ -36,7 +39,14 @@ pub(super) async fn run(launcher: &Launcher, without: Option<&str>, file: &Path)
         .await
     });
     let typed = pass(BufReader::new(tokio::io::stdin()), &mut server_input, |message| {
-        recorder.lock().unwrap_or_else(PoisonError::into_inner).hear_editor(message);
+        let mut recorder = recorder.lock().unwrap_or_else(PoisonError::into_inner);
+        recorder.hear_editor(message);
+        // Neovim kills its servers shortly after this request.
+        if message["method"] == "shutdown" || recorder.saved.elapsed() > SAVED_EVERY {
+            recorder.saved = Instant::now();
+            // What is wrong is said at the end, when it still is.
+            let _ = recorder.write(file);
+        }
     });
     tokio::select! {
         ended = typed => ended.context("the editor's messages cannot be passed on")?,
@@ -44,9 +54,7 @@ pub(super) async fn run(launcher: &Launcher, without: Option<&str>, file: &Path)
     }
     drop(server_input);
     answers.await?.context("the server's messages cannot be passed on")?;
-    let recorder =
-        std::mem::replace(&mut *recorder.lock().unwrap_or_else(PoisonError::into_inner), Recorder::new());
-    say(&recorder.write(file)?);
+    say(&recorder.lock().unwrap_or_else(PoisonError::into_inner).write(file)?);
     Ok(())
 }
 
@@ -76,6 +84,7 @@ struct Recorder {
     /// The document that is recorded.
     uri: Option<String>,
     started: Instant,
+    saved: Instant,
     events: Vec<Event>,
     caret: usize,
 }
@@ -96,6 +105,7 @@ impl Recorder {
             opened: HashMap::new(),
             uri: None,
             started: Instant::now(),
+            saved: Instant::now(),
             events: Vec::new(),
             caret: 0,
         }
@@ -213,7 +223,7 @@ impl Recorder {
     }
 
     /// Writes the recording and returns a sentence for the user.
-    fn write(self, file: &Path) -> anyhow::Result<String> {
+    fn write(&self, file: &Path) -> anyhow::Result<String> {
         let Some((uri, opened)) = self.uri.as_ref().and_then(|uri| Some((uri, self.opened.get(uri)?))) else {
             bail!("nothing was edited, so {} stays empty", file.display());
         };
