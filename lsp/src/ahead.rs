@@ -3,7 +3,7 @@
 //! All of it is at the lowest priority, in slices so small that a keystroke hardly waits.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use redstart_engine::request::Priority;
 use redstart_syntax::caret::{Caret, IndentUnit};
@@ -11,6 +11,7 @@ use redstart_syntax::scope;
 use redstart_syntax::trigger::{self, Situation, Trigger};
 
 use crate::assistant::{Assistant, Suggestion};
+use crate::complete::Start;
 use crate::generate::Prepared;
 use crate::snapshot::{Snapshot, TextEdit};
 use crate::typing::Typing;
@@ -37,7 +38,8 @@ impl Assistant {
         let anchor = Anchor::new(snapshot, suggestion.range.start, suggestion.range.len());
         let flight = Flight::new(anchor, lead, caret, scope, true, Account::new(&self.ledger));
         if typing.take_off_ahead(snapshot, Arc::clone(&flight)) {
-            self.fly(&flight, typing, &text, &model, Priority::WarmUp, Instant::now());
+            let start = Start { asked: Instant::now(), held: Duration::ZERO };
+            self.fly(&flight, typing, &text, &model, Priority::WarmUp, start);
         }
     }
 

@@ -36,7 +36,8 @@ pub struct Suggestion {
 /// The account of one suggestion.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct SuggestionStats {
-    /// From the call to the engine's acceptance of the request.
+    /// From the call to the engine's acceptance of the request, without the wait for an engine that is slower than the
+    /// typing.
     pub submit: Duration,
     /// From the call to the end of the first line of the suggestion.
     pub first_line: Duration,

@@ -62,6 +62,13 @@ impl<'a> Asked<'a> {
     }
 }
 
+/// When a generation was asked for, and how long it was held back since because the engine is slower than the typing.
+#[derive(Clone, Copy)]
+pub(crate) struct Start {
+    pub(crate) asked: Instant,
+    pub(crate) held: Duration,
+}
+
 /// What became of waiting for a generation.
 enum Waited {
     Answer(Suggestion),
@@ -114,14 +121,8 @@ impl Assistant {
                 Some(flight) if flight.is_ahead => (flight, Source::Ahead),
                 Some(flight) => (flight, Source::Joined),
                 None => {
-                    if turn == 0 && self.options.pace && asked.is_unasked() {
-                        let wait = asked.typing.pace().wait(self.engine_speed());
-                        // Even no time at all would be a tick of the timer.
-                        if !wait.is_zero() {
-                            tokio::time::sleep(wait).await;
-                        }
-                    }
-                    let Some(flight) = self.take_off(asked, &model) else {
+                    let held = if turn == 0 { self.hold_back(asked).await } else { Duration::ZERO };
+                    let Some(flight) = self.take_off(asked, &model, held) else {
                         return Err(NoSuggestion::Superseded);
                     };
                     (flight, Source::Engine)
@@ -134,6 +135,21 @@ impl Assistant {
             }
         }
         Err(NoSuggestion::Nothing)
+    }
+
+    /// Waits where the engine is slower than the typing. Returns how long that took.
+    async fn hold_back(&self, asked: &Asked<'_>) -> Duration {
+        if !self.options.pace || !asked.is_unasked() {
+            return Duration::ZERO;
+        }
+        let wait = asked.typing.pace().wait(self.engine_speed());
+        // Even no time at all would be a tick of the timer.
+        if wait.is_zero() {
+            return wait;
+        }
+        let waiting = Instant::now();
+        tokio::time::sleep(wait).await;
+        waiting.elapsed()
     }
 
     /// The rest of an earlier suggestion that agrees with what was typed since.
@@ -152,7 +168,7 @@ impl Assistant {
     }
 
     /// Starts a generation for a request, unless the text has been edited since.
-    fn take_off(&self, asked: &Asked<'_>, model: &Arc<LoadedModel>) -> Option<Arc<Flight>> {
+    fn take_off(&self, asked: &Asked<'_>, model: &Arc<LoadedModel>, held: Duration) -> Option<Arc<Flight>> {
         let scope = scope::wants_block(&asked.caret, asked.snapshot.known_tree());
         let anchor = Anchor::new(asked.snapshot, asked.caret.byte(), 0);
         let account = Account::new(&self.ledger);
@@ -160,7 +176,8 @@ impl Assistant {
         if !asked.typing.take_off(asked.snapshot, Arc::clone(&flight)) {
             return None;
         }
-        self.fly(&flight, asked.typing, asked.snapshot, model, Priority::Typing, asked.started);
+        let start = Start { asked: asked.started, held };
+        self.fly(&flight, asked.typing, asked.snapshot, model, Priority::Typing, start);
         Some(flight)
     }
 
@@ -178,13 +195,13 @@ impl Assistant {
         snapshot: &Snapshot,
         model: &Arc<LoadedModel>,
         priority: Priority,
-        started: Instant,
+        start: Start,
     ) {
         let pilot = Pilot {
             flight: Arc::clone(flight),
             place: self.place(typing, snapshot, flight.caret.clone(), flight.scope),
             model: Arc::clone(model),
-            started,
+            start,
             ledger: self.ledger.clone(),
         };
         let (typing, speed) = (Arc::downgrade(typing), Arc::clone(&self.speed));
@@ -349,7 +366,7 @@ struct Pilot {
     flight: Arc<Flight>,
     place: Place,
     model: Arc<LoadedModel>,
-    started: Instant,
+    start: Start,
     ledger: Ledger,
 }
 
@@ -368,8 +385,8 @@ impl Pilot {
         }
         let generation = prepared.submit(&self.place.snapshot, priority, |_| {})?;
         self.flight.submitted(generation.control());
-        let submit = generation.submitted() - self.started;
-        let mut reader = prepared.reader(&self.place, self.started);
+        let submit = (generation.submitted() - self.start.asked).saturating_sub(self.start.held);
+        let mut reader = prepared.reader(&self.place, self.start.asked);
         let read = reader
             .read(generation, |reader: &Reader| {
                 self.flight.account.token();
