@@ -13,6 +13,8 @@ pub(crate) struct ScriptedGenerator {
     held: Mutex<Vec<Held>>,
     submitted: Notify,
     requests: Mutex<Vec<Request>>,
+    /// Log-probability of each token that is said.
+    logprob: Mutex<f32>,
 }
 
 struct Held {
@@ -42,12 +44,22 @@ impl ScriptedGenerator {
             held: Mutex::default(),
             submitted: Notify::new(),
             requests: Mutex::default(),
+            logprob: Mutex::default(),
         })
     }
 
     /// From now on, answer with this text at once.
     pub(crate) fn say(&self, text: &str) {
         *self.answer.lock().expect("no panic") = Answer::Say(text.to_owned());
+    }
+
+    /// From now on, give each token this probability.
+    pub(crate) fn be_sure(&self, probability: f32) {
+        *self.logprob.lock().expect("no panic") = probability.ln();
+    }
+
+    fn logprob(&self) -> f32 {
+        *self.logprob.lock().expect("no panic")
     }
 
     /// From now on, answer nothing.
@@ -93,27 +105,27 @@ impl ScriptedGenerator {
     /// Lets a held generation say `text` and go on.
     pub(crate) fn release_some(&self, index: usize, text: &str) {
         let held = &mut self.held.lock().expect("no panic")[index];
-        start(&held.sender, &std::mem::take(&mut held.begins_with), text);
+        start(&held.sender, &std::mem::take(&mut held.begins_with), text, self.logprob());
     }
 
     /// Lets a held generation say `text` and end.
     pub(crate) fn release(&self, index: usize, text: &str) {
         let held = &self.held.lock().expect("no panic")[index];
-        say(&held.sender, &held.begins_with, text);
+        say(&held.sender, &held.begins_with, text, self.logprob());
     }
 }
 
 /// Sends a token per character; first, as the engine would, what the output was told to begin with.
-fn say(sender: &GenerationSender, begins_with: &str, text: &str) {
-    start(sender, begins_with, text);
+fn say(sender: &GenerationSender, begins_with: &str, text: &str, logprob: f32) {
+    start(sender, begins_with, text, logprob);
     sender.send(Event::Finished(FinishReason::StopToken(0), Usage::default()));
 }
 
-fn start(sender: &GenerationSender, begins_with: &str, text: &str) {
+fn start(sender: &GenerationSender, begins_with: &str, text: &str, logprob: f32) {
     sender.send(Event::Started(Usage { prompt_tokens: 10, ..Usage::default() }));
     for (id, character) in (0..).zip(begins_with.chars().chain(text.chars())) {
         let text = character.to_string();
-        sender.send(Event::Token(Token { id, text, top_logprobs: Vec::new() }));
+        sender.send(Event::Token(Token { id, text, top_logprobs: vec![(id, logprob)] }));
     }
 }
 
@@ -126,14 +138,14 @@ impl Generator for ScriptedGenerator {
         let (sender, generation) = Generation::channel();
         if request.params.max_tokens == 0 {
             // Only fills the cache.
-            say(&sender, "", "");
+            say(&sender, "", "", 0.0);
             return Ok(generation);
         }
         self.requests.lock().expect("no panic").push(request.clone());
         let begins_with = request.params.begins_with;
         let answer = self.answer.lock().expect("no panic").clone();
         match answer {
-            Answer::Say(text) => say(&sender, &begins_with, &text),
+            Answer::Say(text) => say(&sender, &begins_with, &text, self.logprob()),
             Answer::Hold => self.held.lock().expect("no panic").push(Held { sender, begins_with }),
             Answer::Panic => panic!("scripted"),
         }

@@ -52,6 +52,14 @@ impl Editor {
         }
     }
 
+    /// Makes the model one that is shown unasked only when it is this sure.
+    pub(crate) fn with_min_confidence(mut self, min_confidence: f32) -> Self {
+        let mut model = model(&self.generator, true);
+        model.hints.min_confidence = min_confidence;
+        self.state = ModelState::Ready(Arc::new(model));
+        self
+    }
+
     /// Makes the model one without a chat template.
     pub(crate) fn with_base_model(mut self) -> Self {
         self.state = ModelState::Ready(Arc::new(model(&self.generator, false)));

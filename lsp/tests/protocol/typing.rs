@@ -142,6 +142,25 @@ async fn a_keystroke_that_agrees_joins_the_generation_and_one_that_does_not_ends
 }
 
 #[tokio::test]
+async fn the_first_lines_of_a_block_that_takes_long_are_shown_only_if_the_model_is_sure() {
+    for (probability, expected) in [(0.9, "while n:"), (0.1, "nothing")] {
+        let mut session = Editor::new(vscode()).with_min_confidence(0.3).start().await;
+        session.generator.be_sure(probability);
+        session.generator.hold();
+        session.open("def f(n):\n    \n").await;
+        let asked = session.ask("textDocument/inlineCompletion", typing_params(1, 4)).await;
+        session.generator.holding(1).await;
+        session.generator.release_some(0, "while n:\n        n");
+        // Longer than a line waits for the lines after it.
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        session.generator.release(0, " -= 1\n");
+        let result = session.response(asked).await["result"].clone();
+        assert_eq!(text(&result), expected);
+        session.finish().await;
+    }
+}
+
+#[tokio::test]
 async fn what_follows_a_suggestion_is_there_when_it_is_accepted() {
     let mut session = Editor::new(vscode()).start().await;
     session.generator.hold();
