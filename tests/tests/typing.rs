@@ -86,8 +86,10 @@ fn assert_possible(report: &Value) {
         // Another server does not say what it generated in vain.
         let unsaid =
             key == "wasted_token_share" && report.get("cancelled_generations").is_none_or(Value::is_null);
+        // So fast a replay may leave a slow machine no time for a single one.
+        let of_nothing = key != "wasted_token_share" && report["suggestions"] == 0;
         let possible = value.as_f64().is_some_and(|share| (0.0..=1.0).contains(&share));
-        assert!(possible || unsaid && value.is_null(), "{key} is {value}");
+        assert!(possible || (unsaid || of_nothing) && value.is_null(), "{key} is {value}");
     }
 }
 

@@ -105,6 +105,7 @@ pub async fn serve(
     let shut_down = Arc::new(AtomicBool::new(false));
     let stop = Arc::new(Notify::new());
     let record = Arc::new(Mutex::new(feedback::Record::default()));
+    let workspace = Arc::new(Mutex::new(Workspace::default()));
     let builder = LspService::build_with_lifecycle_methods(|client| Server {
         assistant,
         options,
@@ -116,7 +117,7 @@ pub async fn serve(
         initialization_options: OnceLock::new(),
         settings: Arc::default(),
         settings_warning: Mutex::default(),
-        workspace: Arc::default(),
+        workspace: Arc::clone(&workspace),
         surroundings: Surroundings::default(),
         record: Arc::clone(&record),
         shut_down: Arc::clone(&shut_down),
@@ -125,6 +126,8 @@ pub async fn serve(
     });
     let (service, socket) = with_methods(builder).finish();
     let reason = main_loop::run(service, socket, input, output, (outbox, writer), &stop).await;
+    // Work on threads of their own may keep the documents a little longer.
+    lock(&workspace).documents.iter().for_each(|document| document.typing().abandon());
     feedback::close(&record).await;
     Ended { reason, shut_down: shut_down.load(Ordering::Relaxed) }
 }

@@ -365,6 +365,11 @@ impl Typing {
         true
     }
 
+    /// Ends what is being generated: nobody will ask again.
+    pub fn abandon(&self) {
+        self.lock().end_flights();
+    }
+
     /// How long to wait before the engine is asked, given how fast it answers.
     pub(crate) fn pace(&self) -> Pace {
         self.lock().pace.clone()
@@ -373,9 +378,7 @@ impl Typing {
 
 impl Drop for State {
     fn drop(&mut self) {
-        for flight in [self.flight.take(), self.ahead.take()].into_iter().flatten() {
-            flight.cancel();
-        }
+        self.end_flights();
     }
 }
 
@@ -389,6 +392,12 @@ impl State {
         self.survivors.follow(draft.id, draft.place());
         self.accepted_texts.truncate(MAX_DRAFTS);
         self.accepted_texts.push_front((draft.id, draft.own_text().to_owned()));
+    }
+
+    fn end_flights(&mut self) {
+        for flight in [self.flight.take(), self.ahead.take()].into_iter().flatten() {
+            flight.cancel();
+        }
     }
 
     fn forget_ended_flights(&mut self) {
