@@ -10,7 +10,7 @@ use redstart_syntax::caret::{Caret, IndentUnit};
 use redstart_syntax::scope;
 use redstart_syntax::trigger::{self, Situation, Trigger};
 
-use crate::assistant::{Assistant, Suggestion};
+use crate::assistant::{Assistant, NoSuggestion, Suggestion};
 use crate::complete::Start;
 use crate::generate::Prepared;
 use crate::snapshot::{Snapshot, TextEdit};
@@ -55,18 +55,18 @@ impl Assistant {
         }
         let scope = scope::wants_block(&caret, snapshot.known_tree());
         let place = self.place(typing, snapshot, caret, scope);
-        let prepared = match Prepared::new(model, &place).await {
-            Ok(prepared) => prepared,
-            Err(error) => return tracing::debug!(%error, "nothing to prefill"),
-        };
-        let submitted = prepared.submit(snapshot, Priority::WarmUp, |params| {
-            params.max_tokens = 0;
-            params.begins_with.clear();
-            params.top_logprobs = 0;
+        let of_job = Arc::clone(&model);
+        let submitted = model.plugins.run(move |thread| {
+            let prepared = Prepared::new(of_job, &place, thread).map_err(NoSuggestion::Failed)?;
+            prepared.submit(&place.snapshot, Priority::WarmUp, |params| {
+                params.max_tokens = 0;
+                params.begins_with.clear();
+                params.top_logprobs = 0;
+            })
         });
-        match submitted {
+        match submitted.await {
             Ok(mut generation) => while generation.next().await.is_some() {},
-            Err(error) => tracing::debug!(%error, "the engine does not prefill"),
+            Err(reason) => tracing::debug!(%reason, "nothing is prefilled"),
         }
     }
 }

@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use futures_util::future::join_all;
+use redstart_engine::generator::Generation;
 use redstart_engine::request::Priority;
+use redstart_plugins::GuestThread;
 use redstart_syntax::caret::Caret;
 use redstart_syntax::scope::{self, Scope};
 use redstart_syntax::shape::{self, Shaped};
@@ -197,17 +199,19 @@ impl Assistant {
         priority: Priority,
         start: Start,
     ) {
-        let pilot = Pilot {
+        let pilot = Arc::new(Pilot {
             flight: Arc::clone(flight),
             place: self.place(typing, snapshot, flight.caret.clone(), flight.scope),
             model: Arc::clone(model),
             start,
             ledger: self.ledger.clone(),
-        };
+        });
+        let of_job = Arc::clone(&pilot);
+        let taking_off = model.plugins.run(move |thread| of_job.take_off(priority, thread));
         let (typing, speed) = (Arc::downgrade(typing), Arc::clone(&self.speed));
         tokio::spawn(async move {
             let flight = &pilot.flight;
-            let landing = match AssertUnwindSafe(pilot.run(priority)).catch_unwind().await {
+            let landing = match AssertUnwindSafe(pilot.run(taking_off)).catch_unwind().await {
                 Ok(landing) => landing,
                 Err(panic) => return flight.crash(panic),
             };
@@ -337,9 +341,11 @@ impl Assistant {
     async fn sampled(&self, asked: &Asked<'_>) -> Vec<Suggestion> {
         let Ok(model) = self.ready() else { return Vec::new() };
         let scope = scope::wants_block(&asked.caret, asked.snapshot.known_tree());
-        let place = self.place(asked.typing, asked.snapshot, asked.caret.clone(), scope);
-        let Ok(prepared) = Prepared::new(model, &place).await else { return Vec::new() };
-        let (prepared, place) = (&prepared, &place);
+        let place = Arc::new(self.place(asked.typing, asked.snapshot, asked.caret.clone(), scope));
+        let of_job = (Arc::clone(&model), Arc::clone(&place));
+        let prepared = model.plugins.run(move |thread| Prepared::new(of_job.0, &of_job.1, thread));
+        let Ok(prepared) = prepared.await else { return Vec::new() };
+        let (prepared, place) = (&prepared, &*place);
         let draw = |(seed, temperature): (u64, f32)| async move {
             let generation = prepared
                 .submit(&place.snapshot, Priority::Typing, |params| {
@@ -377,14 +383,28 @@ struct Landing {
 }
 
 impl Pilot {
-    async fn run(&self, priority: Priority) -> Result<Landing, NoSuggestion> {
+    /// Builds the prompt and asks the engine.
+    fn take_off(
+        &self,
+        priority: Priority,
+        thread: Option<&GuestThread<'_>>,
+    ) -> Result<(Prepared, Generation), NoSuggestion> {
+        let still_wanted = || if self.flight.is_cancelled() { Err(NoSuggestion::Superseded) } else { Ok(()) };
+        still_wanted()?;
         let prepared =
-            Prepared::new(Arc::clone(&self.model), &self.place).await.map_err(NoSuggestion::Failed)?;
-        if self.flight.is_cancelled() {
-            return Err(NoSuggestion::Superseded);
-        }
+            Prepared::new(Arc::clone(&self.model), &self.place, thread).map_err(NoSuggestion::Failed)?;
+        still_wanted()?;
         let generation = prepared.submit(&self.place.snapshot, priority, |_| {})?;
         self.flight.submitted(generation.control());
+        Ok((prepared, generation))
+    }
+
+    /// Reads what the engine generates.
+    async fn run(
+        &self,
+        taking_off: impl Future<Output = Result<(Prepared, Generation), NoSuggestion>>,
+    ) -> Result<Landing, NoSuggestion> {
+        let (prepared, generation) = taking_off.await?;
         let submit = (generation.submitted() - self.start.asked).saturating_sub(self.start.held);
         let mut reader = prepared.reader(&self.place, self.start.asked);
         let read = reader

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use redstart_engine::generator::Generation;
 use redstart_engine::request::{Event, FinishReason, Priority, SamplingParams, SubmitError, Token};
 use redstart_plugins::prompt::{Context, Prompt, Snippet};
-use redstart_plugins::{Budget, builtin};
+use redstart_plugins::{Budget, GuestThread, builtin};
 use redstart_syntax::caret::Caret;
 use redstart_syntax::scope::Scope;
 use redstart_syntax::stop::{StopPolicy, TREE_BUDGET, Verdict};
@@ -30,7 +30,7 @@ pub(crate) struct Place {
 /// A prompt that can be submitted, more than once.
 pub(crate) struct Prepared {
     model: Arc<LoadedModel>,
-    context: Context,
+    context: Arc<Context>,
     prompt: Prompt,
     tokens: Vec<u32>,
     /// The end of the caret's line that the prompt leaves out and the output begins with.
@@ -40,15 +40,20 @@ pub(crate) struct Prepared {
 }
 
 impl Prepared {
-    /// Builds the prompt for a place: the plugin's, or the built-in one when the plugin has none that fits.
+    /// Builds the prompt for a place: the plugin's, or the built-in one when the plugin has none that fits, or there
+    /// is no `thread` for it. Computes for up to a millisecond.
     ///
     /// # Errors
     /// When even that has none, in words for the log.
-    pub(crate) async fn new(model: Arc<LoadedModel>, place: &Place) -> Result<Self, String> {
+    pub(crate) fn new(
+        model: Arc<LoadedModel>,
+        place: &Place,
+        thread: Option<&GuestThread<'_>>,
+    ) -> Result<Self, String> {
         let half_typed = half_typed(place.caret.line_prefix()).to_owned();
-        let context = context(&model, place, &half_typed);
-        if let Some(plugin) = &model.plugins.complete {
-            let built = plugin.build(context.clone()).await.map_err(|error| error.to_string());
+        let context = Arc::new(context(&model, place, &half_typed));
+        if let (Some(plugin), Some(thread)) = (&model.plugins.complete, thread) {
+            let built = plugin.build_on(thread, &context).map_err(|error| error.to_string());
             match built.and_then(|prompt| Ok((tokens(&model, &prompt)?, prompt))) {
                 Ok((tokens, prompt)) => {
                     return Ok(Self { model, context, prompt, tokens, half_typed, fallback: false });
@@ -97,10 +102,12 @@ impl Prepared {
     pub(crate) async fn insertion(&self, raw: String) -> String {
         let plugin = self.model.plugins.complete.as_ref().filter(|_| !self.fallback);
         let answer = match plugin {
-            Some(plugin) => plugin.finish(self.context.clone(), raw.clone()).await.unwrap_or_else(|error| {
-                self.model.plugins.report(plugin, &error.to_string());
-                builtin::finish(&self.context, &raw)
-            }),
+            Some(plugin) => {
+                plugin.finish(Arc::clone(&self.context), raw.clone()).await.unwrap_or_else(|error| {
+                    self.model.plugins.report(plugin, &error.to_string());
+                    builtin::finish(&self.context, &raw)
+                })
+            }
             None => builtin::finish(&self.context, &raw),
         };
         answer.insertions.into_iter().next().unwrap_or_default()

@@ -4,8 +4,9 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use futures_util::future::Either;
 use redstart_plugins::shipped;
-use redstart_plugins::{Limits, Plugin, PluginHost};
+use redstart_plugins::{GuestThread, Limits, Plugin, PluginHost};
 
 /// Plugin files given on the command line; a later one replaces an earlier one's tasks.
 #[derive(Clone, Debug, Default)]
@@ -63,6 +64,19 @@ impl Plugins {
             }
         }
         (plugins, problems)
+    }
+
+    /// Runs `job` where completion prompts are built: on one of the plugin's threads, at once; without a plugin on the
+    /// caller's, when the future is polled. A job that panics panics where it is waited for.
+    pub(crate) fn run<T, F>(&self, job: F) -> impl Future<Output = T> + Send + use<T, F>
+    where
+        T: Send + 'static,
+        F: FnOnce(Option<&GuestThread<'_>>) -> T + Send + 'static,
+    {
+        match &self.complete {
+            Some(plugin) => Either::Left(plugin.run(|thread| job(Some(thread)))),
+            None => Either::Right(async move { job(None) }),
+        }
     }
 
     /// Records that a plugin failed while typing, where the built-in prompt serves instead.

@@ -41,7 +41,7 @@ impl Assistant {
         let request = engine_request(&model, snapshot, &prompt, tokens, Priority::Action);
         let generation = model.generator.submit(request).map_err(|error| error.to_string())?;
         let raw = read(generation, progress).await?;
-        let answer = plugin.finish(context, raw).await.map_err(failed)?;
+        let answer = plugin.finish(context.into(), raw).await.map_err(failed)?;
 
         let first_line = snapshot.text.byte_to_line(function.start);
         let last_line = snapshot.text.byte_to_line(function.end.saturating_sub(1).max(function.start));

@@ -16,6 +16,7 @@ mod lines;
 mod qk_norm;
 mod rotary;
 pub mod threads;
+mod time_slice;
 mod vocabulary;
 mod weights;
 

@@ -15,8 +15,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::{JoinHandle, ThreadId};
 use std::time::{Duration, Instant};
 
-use super::cores;
 pub use super::cores::default_threads;
+use super::{cores, time_slice};
 
 /// How long a worker spins for the next region before it parks, unless told otherwise: more than a step computes
 /// between two regions. When the machine is busy the caller may wait for the processor that is spun on,
@@ -65,7 +65,7 @@ pub struct ThreadPool {
     limit: usize,
     /// The processor of each thread, where they are pinned.
     places: Option<Vec<usize>>,
-    /// The thread that was last pinned as the caller.
+    /// The thread that was last adopted.
     caller: Option<ThreadId>,
 }
 
@@ -147,7 +147,7 @@ impl ThreadPool {
             let place = pool.places.as_ref().map(|places| places[thread]);
             let worker =
                 std::thread::Builder::new().name(format!("redstart-cpu-{thread}")).spawn(move || {
-                    place.inspect(|place| cores::keep_on(&[*place]));
+                    settle(place);
                     shared.work(thread);
                 })?;
             pool.workers.push(worker);
@@ -160,14 +160,13 @@ impl ThreadPool {
         self.workers.len() + 1
     }
 
-    /// Keeps the calling thread on its core, where this pool pins its threads. For a thread that will
-    /// call [`run`](Self::run) for long; it stays pinned.
+    /// Makes the calling thread one of the pool's: with long time slices, and on its core where this pool pins its
+    /// threads. For a thread that will call [`run`](Self::run) for long; it stays so.
     pub fn adopt_caller(&mut self) {
-        let Some(places) = &self.places else { return };
         let caller = Some(std::thread::current().id());
         if self.caller != caller {
             self.caller = caller;
-            cores::keep_on(&places[..1]);
+            settle(self.places.as_ref().map(|places| places[0]));
         }
     }
 
@@ -229,6 +228,14 @@ impl ThreadPool {
             }
         }
     }
+}
+
+/// Makes the calling thread a thread of a pool, on the processor that it is given.
+fn settle(place: Option<usize>) {
+    if let Some(place) = place {
+        cores::keep_on(&[place]);
+    }
+    time_slice::lengthen();
 }
 
 /// First task of `thread`, when `tasks` are divided evenly.

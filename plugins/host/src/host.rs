@@ -13,7 +13,7 @@ use crate::error::PluginError;
 use crate::plugin::Plugin;
 use crate::prompt::bindings::PromptPluginPre;
 use crate::ticker::{TICK, Ticker};
-use crate::workers::Workers;
+use crate::workers::{GuestThread, Workers};
 
 /// The interface this host calls, without the patch level, which never changes the contract.
 const INTERFACE: &str = "redstart:prompt/plugin";
@@ -66,7 +66,7 @@ pub struct PluginHost {
     cache: Option<CompiledCache>,
 }
 
-/// What a running call needs. The clock stops when the host and the last call are gone.
+/// What a call needs. The clock stops when the host and the threads are gone.
 pub(crate) struct Sandbox {
     pub(crate) engine: Engine,
     pub(crate) limits: Limits,
@@ -99,8 +99,10 @@ impl PluginHost {
         let failed = |error: &dyn std::fmt::Display| PluginError::Sandbox(error.to_string());
         let engine = Engine::new(&config()).map_err(|error| failed(&error))?;
         let ticker = Ticker::start(engine.clone()).map_err(|error| failed(&error))?;
-        let workers = Workers::start(limits.threads.max(1), THREAD_STACK).map_err(|error| failed(&error))?;
-        Ok(Arc::new(Self { sandbox: Arc::new(Sandbox { engine, limits, ticker }), workers, cache }))
+        let sandbox = Arc::new(Sandbox { engine, limits, ticker });
+        let workers = Workers::start(limits.threads.max(1), THREAD_STACK, &sandbox);
+        let workers = workers.map_err(|error| failed(&error))?;
+        Ok(Arc::new(Self { sandbox, workers, cache }))
     }
 
     /// Compiles a plugin (or takes it from the cache), checks that it keeps to the contract and asks what it
@@ -143,9 +145,19 @@ impl PluginHost {
         self.sandbox.limits
     }
 
-    pub(crate) fn submit(&self, job: impl FnOnce(&Sandbox) + Send + 'static) {
-        let sandbox = self.sandbox.clone();
-        self.workers.submit(move || job(&sandbox));
+    pub(crate) fn run<T, F>(&self, job: F) -> impl Future<Output = T> + Send + use<T, F>
+    where
+        T: Send + 'static,
+        F: FnOnce(&GuestThread<'_>) -> T + Send + 'static,
+    {
+        self.workers.run(job)
+    }
+
+    pub(crate) fn run_blocking<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&GuestThread<'_>) -> T + Send + 'static,
+    ) -> T {
+        self.workers.run_blocking(job)
     }
 }
 

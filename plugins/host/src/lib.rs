@@ -6,7 +6,7 @@
 //!
 //! 1. [`PluginHost`] compiles a plugin once ([`PluginHost::load`]) and refuses what does not keep to
 //!    the contract: another version, imports of any kind, a file that is no component.
-//! 2. [`Plugin::build`] calls it in a fresh instance, on a thread of the host's own, within limits of
+//! 2. [`Plugin::build_on`] calls it in a fresh instance, on a thread of the host's own ([`Plugin::run`]), within limits of
 //!    time, memory, stack and output ([`Limits`]). Whatever goes wrong is a [`PluginError`]; the caller
 //!    then uses the [`builtin`] prompt. A plugin that keeps failing is suspended.
 //! 3. [`Assembler`] orders the prompt's segments by stability, cuts them to the token budget in blocks
@@ -32,3 +32,4 @@ pub use assemble::{AssembleError, Assembled, Assembler, Budget, Tokenize};
 pub use error::PluginError;
 pub use host::{Limits, PluginHost};
 pub use plugin::Plugin;
+pub use workers::GuestThread;

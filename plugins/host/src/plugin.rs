@@ -1,8 +1,8 @@
 //! A loaded plugin: its calls, and its standing.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::oneshot;
 use wasmtime::Store;
 
 use crate::check;
@@ -10,6 +10,7 @@ use crate::error::PluginError;
 use crate::host::{Guard, PluginHost, Sandbox};
 use crate::prompt::bindings::{PromptPlugin, PromptPluginPre};
 use crate::prompt::{Answer, Context, Info, Prompt};
+use crate::workers::GuestThread;
 
 /// A plugin ready to be called. Cheap to clone; the clones share their standing.
 #[derive(Clone)]
@@ -47,16 +48,12 @@ impl Plugin {
         name: &str,
         pre: PromptPluginPre<Guard>,
     ) -> Result<Self, PluginError> {
-        let (reply, answer) = std::sync::mpsc::sync_channel(1);
         let of_job = pre.clone();
-        host.submit(move |sandbox| {
-            let info = Instance::new(sandbox, &of_job).and_then(|Instance { mut store, exports }| {
-                sandbox.run(&mut store, |store| exports.redstart_prompt_plugin().call_describe(store))
-            });
-            // Nobody waits any more only if the loading thread is gone.
-            let _ = reply.send(info);
-        });
-        let info = answer.recv().unwrap_or_else(|_| Err(lost()))?;
+        let info = host.run_blocking(move |thread| {
+            let sandbox = thread.sandbox();
+            let Instance { mut store, exports } = Instance::new(sandbox, &of_job)?;
+            sandbox.run(&mut store, |store| exports.redstart_prompt_plugin().call_describe(store))
+        })?;
         check::info(&info)?;
         let (ready, standing) = Default::default();
         let shared = Shared { name: name.to_owned(), info, pre, ready, standing };
@@ -78,29 +75,49 @@ impl Plugin {
         self.shared.info.tasks.iter().any(|known| known == task)
     }
 
-    /// The prompt for this context, checked: every control token is one the model has. Dropping the
-    /// future before the call has begun cancels it; later it runs to its end, which is near.
+    /// Runs `job` on a thread of the host's on which plugins can be called, so that what belongs before and after a
+    /// call happens without a change of thread. It is queued now. Dropping the future before the job has begun
+    /// cancels it; later it runs to its end. A job that panics panics where it is waited for.
+    pub fn run<T, F>(&self, job: F) -> impl Future<Output = T> + Send + use<T, F>
+    where
+        T: Send + 'static,
+        F: FnOnce(&GuestThread<'_>) -> T + Send + 'static,
+    {
+        self.host.run(job)
+    }
+
+    /// [`build_on`](Self::build_on) one of the host's threads.
+    ///
+    /// # Errors
+    /// Why there is no prompt.
+    pub async fn build(&self, context: Context) -> Result<Prompt, PluginError> {
+        let plugin = self.clone();
+        self.run(move |thread| plugin.build_on(thread, &context)).await
+    }
+
+    /// The prompt for this context, checked: every control token is one the model has.
     ///
     /// # Errors
     /// Why there is none; the caller falls back to [`crate::builtin::complete`] or tells the user.
-    pub async fn build(&self, context: Context) -> Result<Prompt, PluginError> {
-        let input_bytes = check::context_bytes(&context);
-        self.call(input_bytes, move |plugin, store| {
-            let prompt = plugin.redstart_prompt_plugin().call_build(store, &context)?;
-            Ok(prompt.map_err(PluginError::Returned).and_then(|prompt| check::prompt(prompt, &context)))
+    pub fn build_on(&self, thread: &GuestThread<'_>, context: &Context) -> Result<Prompt, PluginError> {
+        self.call(thread, check::context_bytes(context), |plugin, store| {
+            let prompt = plugin.redstart_prompt_plugin().call_build(store, context)?;
+            Ok(prompt.map_err(PluginError::Returned).and_then(|prompt| check::prompt(prompt, context)))
         })
-        .await
     }
 
-    /// What the model's raw text means, for the same context that `build` was given.
+    /// What the model's raw text means, for the same context that the prompt was built from.
     ///
     /// # Errors
-    /// As [`Plugin::build`].
-    pub async fn finish(&self, context: Context, raw: String) -> Result<Answer, PluginError> {
-        let input_bytes = check::context_bytes(&context) + raw.len();
-        self.call(input_bytes, move |plugin, store| {
-            let answer = plugin.redstart_prompt_plugin().call_finish(store, &context, &raw)?;
-            Ok(answer.map_err(PluginError::Returned).and_then(|answer| check::answer(answer, &context)))
+    /// As [`Plugin::build_on`].
+    pub async fn finish(&self, context: Arc<Context>, raw: String) -> Result<Answer, PluginError> {
+        let plugin = self.clone();
+        self.run(move |thread| {
+            let input_bytes = check::context_bytes(&context) + raw.len();
+            plugin.call(thread, input_bytes, |plugin, store| {
+                let answer = plugin.redstart_prompt_plugin().call_finish(store, &context, &raw)?;
+                Ok(answer.map_err(PluginError::Returned).and_then(|answer| check::answer(answer, &context)))
+            })
         })
         .await
     }
@@ -117,12 +134,11 @@ impl Plugin {
         *self.standing() = Standing::default();
     }
 
-    async fn call<T: Send + 'static>(
+    fn call<T>(
         &self,
+        thread: &GuestThread<'_>,
         input_bytes: usize,
-        call: impl FnOnce(&PromptPlugin, &mut Store<Guard>) -> wasmtime::Result<Result<T, PluginError>>
-        + Send
-        + 'static,
+        call: impl FnOnce(&PromptPlugin, &mut Store<Guard>) -> wasmtime::Result<Result<T, PluginError>>,
     ) -> Result<T, PluginError> {
         if let Some(suspended) = self.suspended() {
             return Err(suspended);
@@ -131,25 +147,23 @@ impl Plugin {
         if input_bytes > limit {
             return Err(PluginError::ContextTooLarge { bytes: input_bytes, limit });
         }
-        let (reply, answer) = oneshot::channel();
-        let shared = self.shared.clone();
-        self.host.submit(move |sandbox| {
-            if reply.is_closed() {
-                return;
+        let sandbox = thread.sandbox();
+        let mut instance = self.shared.next_instance(sandbox);
+        let result = match &mut instance {
+            Ok(Instance { store, exports }) => {
+                let call = || sandbox.run(store, |store| call(exports, store)).flatten();
+                catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|_| Err(lost()))
             }
-            let mut instance = shared.next_instance(sandbox);
-            let result = match &mut instance {
-                Ok(Instance { store, exports }) => sandbox.run(store, |store| call(exports, store)).flatten(),
-                Err(error) => Err(error.clone()),
-            };
-            // The standing is kept here, where it does not depend on someone still waiting.
-            shared.note(&result);
-            let _ = reply.send(result);
-            // Nobody waits until its memory is given back, nor until that of the next one is there.
+            Err(error) => Err(error.clone()),
+        };
+        self.shared.note(&result);
+        let shared = Arc::clone(&self.shared);
+        // Nobody waits until its memory is given back, nor until that of the next one is there.
+        thread.afterwards(move |sandbox| {
             drop(instance);
             shared.make_ready(sandbox);
         });
-        answer.await.unwrap_or_else(|_| Err(lost()))
+        result
     }
 
     fn standing(&self) -> MutexGuard<'_, Standing> {
@@ -202,7 +216,7 @@ impl Shared {
     }
 }
 
-/// The job's channel closed without an answer: it panicked in the host.
+/// The call panicked in the host.
 fn lost() -> PluginError {
     PluginError::Sandbox("the call was lost; the log says more".to_owned())
 }

@@ -13,7 +13,7 @@ async fn matches(case: &str, plugin: &str, context: Context, raw: &str) {
     let host = PluginHost::new(Limits::default()).unwrap();
     let plugin = host.load(plugin, &guest(plugin)).unwrap();
     let prompt = plugin.build(context.clone()).await.unwrap();
-    let answer = plugin.finish(context, raw.to_owned()).await.unwrap();
+    let answer = plugin.finish(context.into(), raw.to_owned()).await.unwrap();
     let actual = format!("{prompt:#?}\n\n{answer:#?}\n");
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../guests/golden").join(format!("{case}.txt"));
     if std::env::var_os("REDSTART_UPDATE_GOLDEN").is_some() {

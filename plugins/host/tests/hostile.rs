@@ -58,11 +58,11 @@ async fn each_misdeed_has_its_error_and_the_next_call_is_served() {
         assert!(expected, "{name}: {error:?}");
         assert!(build(&plugin, "good").await.is_ok(), "after {name}");
     }
-    let lines = plugin.finish(mode("lines"), String::new()).await.unwrap_err();
+    let lines = plugin.finish(mode("lines").into(), String::new()).await.unwrap_err();
     assert!(matches!(lines, PluginError::BadAnswer(_)), "{lines:?}");
-    let spin = plugin.finish(mode("spin"), String::new()).await.unwrap_err();
+    let spin = plugin.finish(mode("spin").into(), String::new()).await.unwrap_err();
     assert!(matches!(spin, PluginError::Timeout { .. }), "{spin:?}");
-    assert_eq!(plugin.finish(mode("good"), "raw".into()).await.unwrap().insertions, ["raw"]);
+    assert_eq!(plugin.finish(mode("good").into(), "raw".into()).await.unwrap().insertions, ["raw"]);
 }
 
 /// The clock sleeps between calls; a deadline must hold after it slept, and with others running.
@@ -109,6 +109,43 @@ async fn a_call_given_up_neither_blocks_nor_harms() {
                 .await;
     }
     assert!(build(&plugin, "good").await.is_ok());
+}
+
+#[tokio::test]
+async fn a_job_that_panics_does_so_where_it_is_waited_for_and_the_next_is_run() {
+    let plugin = patient_host().load("hostile", &guest("hostile")).unwrap();
+    for _ in 0..4 {
+        let job = plugin.run(|_| -> u32 { panic!("a defect") });
+        let panic = tokio::spawn(job).await.unwrap_err().into_panic();
+        assert_eq!(panic.downcast_ref::<&str>(), Some(&"a defect"));
+    }
+    let of_job = plugin.clone();
+    let twice = plugin.run(move |thread| {
+        [of_job.build_on(thread, &mode("trap")), of_job.build_on(thread, &mode("good"))]
+            .map(|built| built.is_ok())
+    });
+    assert_eq!(twice.await, [false, true]);
+}
+
+#[tokio::test]
+async fn a_job_begins_at_once_and_one_that_nobody_waits_for_does_not_begin() {
+    let plugin = PluginHost::new(Limits { threads: 1, ..Limits::default() })
+        .unwrap()
+        .load("hostile", &guest("hostile"))
+        .unwrap();
+    let (begun, wait) = std::sync::mpsc::channel();
+    let (let_go, blocked) = std::sync::mpsc::channel::<()>();
+    let first = plugin.run(move |_| {
+        begun.send(()).unwrap();
+        blocked.recv().unwrap();
+    });
+    wait.recv().expect("it runs before it is polled");
+    let (dropped, is_dropped) = std::sync::mpsc::channel::<()>();
+    drop(plugin.run(move |_| dropped.send(()).unwrap()));
+    let_go.send(()).unwrap();
+    first.await;
+    plugin.run(|_| ()).await;
+    assert!(is_dropped.try_recv().is_err(), "nobody waited for it");
 }
 
 #[tokio::test]
@@ -241,7 +278,7 @@ async fn cost_of_a_call() {
             let context = context.clone();
             let started = Instant::now();
             plugin.build(context.clone()).await.unwrap();
-            plugin.finish(context, raw.into()).await.unwrap();
+            plugin.finish(context.into(), raw.into()).await.unwrap();
             times.push(started.elapsed());
         }
         times.sort();
