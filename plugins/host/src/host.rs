@@ -35,7 +35,7 @@ pub struct Limits {
     pub output_bytes: usize,
     /// Linear memory of one call, in bytes.
     pub memory_bytes: usize,
-    /// Time of one call, its instantiation included. Precise to a few milliseconds.
+    /// Time of one call, its instantiation included. Precise to some hundredths of a second.
     pub deadline: Duration,
     /// Failures in a row after which a plugin is suspended.
     pub failures: u32,
@@ -206,6 +206,9 @@ fn config() -> Config {
     let mut config = Config::new();
     config
         .epoch_interruption(true)
+        // A guest's data is copied when its instance is made, which is ahead of the call; mapped, each page of it would
+        // be faulted in during the call.
+        .memory_init_cow(false)
         .max_wasm_stack(GUEST_STACK)
         .wasm_backtrace_details(wasmtime::WasmBacktraceDetails::Disable)
         .concurrency_support(false)

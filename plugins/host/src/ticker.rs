@@ -9,9 +9,13 @@ use std::time::Duration;
 use wasmtime::Engine;
 
 /// Precision of deadlines.
-pub(crate) const TICK: Duration = Duration::from_millis(5);
+pub(crate) const TICK: Duration = Duration::from_millis(25);
 
-/// Advances the epoch of one engine while calls are under way, and sleeps while none is.
+/// Ticks without a call after which the clock stops. While somebody types it runs on, since waking its thread
+/// takes as long as half a call.
+const LINGER: u32 = 40;
+
+/// Advances the epoch of one engine while calls are under way and for a moment after, and sleeps otherwise.
 pub(crate) struct Ticker {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
@@ -27,6 +31,8 @@ struct Shared {
 struct State {
     /// Calls under way.
     calls: usize,
+    /// Ticks since the last one.
+    quiet: u32,
     stopped: bool,
 }
 
@@ -45,8 +51,12 @@ impl Ticker {
 
     /// Makes the clock run until the result is dropped.
     pub(crate) fn run(&self) -> Ticking<'_> {
-        self.shared.state().calls += 1;
-        self.shared.changed.notify_one();
+        let mut state = self.shared.state();
+        state.calls += 1;
+        if state.sleeps() {
+            self.shared.changed.notify_one();
+        }
+        state.quiet = 0;
         Ticking(&self.shared)
     }
 }
@@ -75,16 +85,23 @@ impl Shared {
     }
 }
 
+impl State {
+    /// Whether the clock waits for a call.
+    fn sleeps(&self) -> bool {
+        self.quiet >= LINGER
+    }
+}
+
 fn tick(engine: &Engine, shared: &Shared) {
     let mut state = shared.state();
     while !state.stopped {
-        if state.calls == 0 {
+        if state.sleeps() {
             state = shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
             continue;
         }
-        drop(state);
-        std::thread::sleep(TICK);
+        let waited = shared.changed.wait_timeout(state, TICK);
+        state = waited.unwrap_or_else(PoisonError::into_inner).0;
         engine.increment_epoch();
-        state = shared.state();
+        state.quiet = if state.calls > 0 { 0 } else { state.quiet + 1 };
     }
 }

@@ -2,9 +2,9 @@
 //! Guests never run on the threads of an async runtime, which they would block.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::mpsc::{self, Receiver, Sender};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 
 use tokio::sync::oneshot;
@@ -15,7 +15,20 @@ type Job = Box<dyn FnOnce(&GuestThread<'_>) + Send>;
 
 /// A queue and the threads that empty it. They end when it is dropped.
 pub(crate) struct Workers {
-    jobs: Sender<Job>,
+    queue: Arc<Queue>,
+}
+
+/// Not a channel: with one receiver for all, each job taken would wake the thread that receives next.
+#[derive(Default)]
+struct Queue {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    jobs: VecDeque<Job>,
+    closed: bool,
 }
 
 /// A thread on which plugins can be called, while it runs a job.
@@ -28,16 +41,15 @@ type Afterwards = Box<dyn FnOnce(&Sandbox)>;
 
 impl Workers {
     pub(crate) fn start(threads: usize, stack_bytes: usize, sandbox: &Arc<Sandbox>) -> std::io::Result<Self> {
-        let (jobs, queue) = mpsc::channel::<Job>();
-        let queue = Arc::new(Mutex::new(queue));
+        let workers = Self { queue: Arc::default() };
         for number in 0..threads {
-            let (queue, sandbox) = (Arc::clone(&queue), Arc::clone(sandbox));
+            let (queue, sandbox) = (Arc::clone(&workers.queue), Arc::clone(sandbox));
             thread::Builder::new()
                 .name(format!("redstart-plugin-{number}"))
                 .stack_size(stack_bytes)
                 .spawn(move || work(&queue, &sandbox))?;
         }
-        Ok(Self { jobs })
+        Ok(workers)
     }
 
     /// Queues a job at once; the future waits for it. A job that panics panics there. Nothing is run for a future that
@@ -73,8 +85,29 @@ impl Workers {
     }
 
     fn submit(&self, job: impl FnOnce(&GuestThread<'_>) + Send + 'static) {
-        // The threads live as long as this sender, so the queue is open.
-        let _ = self.jobs.send(Box::new(job));
+        self.queue.state().jobs.push_back(Box::new(job));
+        self.queue.changed.notify_one();
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        self.queue.state().closed = true;
+        self.queue.changed.notify_all();
+    }
+}
+
+impl Queue {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Whole at every moment: nothing that can panic happens under the lock.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next job; `None` once there will be no more.
+    fn next(&self) -> Option<Job> {
+        let waiting = |state: &mut State| state.jobs.is_empty() && !state.closed;
+        let state = self.changed.wait_while(self.state(), waiting);
+        state.unwrap_or_else(PoisonError::into_inner).jobs.pop_front()
     }
 }
 
@@ -89,11 +122,8 @@ impl GuestThread<'_> {
     }
 }
 
-fn work(queue: &Mutex<Receiver<Job>>, sandbox: &Sandbox) {
-    loop {
-        // The guard is gone before the job runs.
-        let next = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(job) = next else { return };
+fn work(queue: &Queue, sandbox: &Sandbox) {
+    while let Some(job) = queue.next() {
         let thread = GuestThread { sandbox, afterwards: RefCell::default() };
         let run = || {
             job(&thread);
