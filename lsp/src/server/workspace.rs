@@ -28,8 +28,13 @@ pub(super) struct Workspace {
     pub(super) suggesting: HashMap<(Arc<str>, Shown), oneshot::Sender<()>>,
 }
 
-/// What became of a request for a suggestion: its account, or why there was none.
-pub(super) type LastSuggestion = Result<SuggestionStats, String>;
+/// What became of a request for a suggestion.
+pub(super) struct LastSuggestion {
+    /// The document's version that it was for.
+    pub(super) version: i32,
+    /// Its account, or why there was none.
+    pub(super) outcome: Result<SuggestionStats, String>,
+}
 
 /// Why a place in a document cannot be worked on.
 #[derive(Debug, thiserror::Error)]

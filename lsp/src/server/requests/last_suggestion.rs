@@ -12,8 +12,17 @@ use crate::server::sync::lock;
 
 /// What became of the request.
 #[derive(Serialize)]
-#[serde(rename_all = "camelCase", rename_all_fields = "camelCase", untagged)]
-pub(in crate::server) enum LastSuggestion {
+#[serde(rename_all = "camelCase")]
+pub(in crate::server) struct LastSuggestion {
+    /// The document's version that the request was for.
+    version: i32,
+    #[serde(flatten)]
+    outcome: Outcome,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all_fields = "camelCase", untagged)]
+enum Outcome {
     /// There was a suggestion. Times in milliseconds.
     Made {
         submit_ms: f64,
@@ -40,15 +49,15 @@ pub(in crate::server) async fn last_suggestion(
 ) -> Result<Option<LastSuggestion>> {
     let workspace = lock(&server.workspace);
     let last = workspace.last_suggestion.get(params.uri.0.as_str());
-    Ok(last.map(|last| match last {
-        Ok(stats) => made(stats),
-        Err(reason) => LastSuggestion::None { reason: reason.clone() },
+    Ok(last.map(|last| {
+        let none = |reason: &String| Outcome::None { reason: reason.clone() };
+        LastSuggestion { version: last.version, outcome: last.outcome.as_ref().map_or_else(none, made) }
     }))
 }
 
-fn made(stats: &SuggestionStats) -> LastSuggestion {
+fn made(stats: &SuggestionStats) -> Outcome {
     let milliseconds = |duration: Duration| duration.as_secs_f64() * 1e3;
-    LastSuggestion::Made {
+    Outcome::Made {
         submit_ms: milliseconds(stats.submit),
         first_line_ms: milliseconds(stats.first_line),
         total_ms: milliseconds(stats.total),

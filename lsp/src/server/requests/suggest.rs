@@ -51,8 +51,9 @@ pub(super) fn want(server: &Server, uri: &str, position: Position, shown: Shown)
         Ok((snapshot, _)) => refusal(server, snapshot),
     };
     if let Some(reason) = refusal {
-        if workspace.documents.get(uri).is_some() {
-            workspace.last_suggestion.insert(uri.into(), Err(reason));
+        if let Some(document) = workspace.documents.get(uri) {
+            let last = LastSuggestion { version: document.snapshot().version, outcome: Err(reason) };
+            workspace.last_suggestion.insert(uri.into(), last);
         }
         return None;
     }
@@ -145,7 +146,7 @@ fn deliver(
 
 /// Notes what became of a request, for `redstart/lastSuggestion`.
 fn note(server: &Server, snapshot: &Snapshot, result: &Result<Vec<Suggestion>, NoSuggestion>) {
-    let last: LastSuggestion = match result {
+    let outcome = match result {
         Ok(found) if found.is_empty() => Err(NoSuggestion::Nothing.to_string()),
         Ok(found) => Ok(found[0].stats.clone()),
         Err(NoSuggestion::Superseded) => return,
@@ -158,6 +159,7 @@ fn note(server: &Server, snapshot: &Snapshot, result: &Result<Vec<Suggestion>, N
     };
     let mut workspace = lock(&server.workspace);
     if workspace.documents.get(&snapshot.uri).is_some() {
+        let last = LastSuggestion { version: snapshot.version, outcome };
         workspace.last_suggestion.insert(Arc::clone(&snapshot.uri), last);
     }
 }

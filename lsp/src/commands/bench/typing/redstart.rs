@@ -59,15 +59,15 @@ impl Suggester for Redstart<'_> {
         });
         let asked = connection.ask("textDocument/inlineCompletion", parameters).await?;
         self.last_request = Some(asked.id);
-        let uri = self.uri.clone();
+        let (uri, version) = (self.uri.clone(), self.version);
         Ok(Box::pin(async move {
             let Answer { result, received } = asked.answer().await;
             let item = item(result);
             let mut account = None;
             if let Ok(Some(_)) = &item {
                 let last = connection.request("redstart/lastSuggestion", json!({"uri": uri})).await;
-                // The account may by then be that of a newer request without a suggestion.
-                account = last.ok().filter(|last| last.get("reason").is_none());
+                // It may by then be of a newer request.
+                account = last.ok().filter(|last| last["version"] == version && last.get("reason").is_none());
             }
             let account = account.and_then(|account| serde_json::from_value::<Account>(account).ok());
             Answered { received, item, account }
