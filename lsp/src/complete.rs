@@ -46,8 +46,14 @@ pub struct Asked<'a> {
 impl<'a> Asked<'a> {
     /// A request at byte offset `caret`.
     pub fn new(typing: &'a Arc<Typing>, snapshot: &'a Snapshot, caret: usize, trigger: Trigger) -> Self {
+        let started = Instant::now();
         let caret = Caret::new(&snapshot.text, caret, snapshot.language);
-        Self { typing, snapshot, caret, trigger, started: Instant::now() }
+        Self { typing, snapshot, caret, trigger, started }
+    }
+
+    /// The same, counted from when the message arrived.
+    pub(crate) fn at(self, arrived: Instant) -> Self {
+        Self { started: arrived, ..self }
     }
 
     fn situation(&self) -> Situation<'_> {

@@ -2,6 +2,7 @@
 //! message and not the session.
 
 use std::io;
+use std::time::Instant;
 
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
@@ -28,11 +29,17 @@ pub(super) struct FrameReader<R> {
     input: BufReader<R>,
     /// A bad header was reported; whatever follows up to the next good one goes with it.
     skipping: bool,
+    arrived: Instant,
 }
 
 impl<R: AsyncRead + Unpin> FrameReader<R> {
     pub(super) fn new(input: R) -> Self {
-        Self { input: BufReader::new(input), skipping: false }
+        Self { input: BufReader::new(input), skipping: false, arrived: Instant::now() }
+    }
+
+    /// When the last message was there, before it was parsed.
+    pub(super) fn arrived(&self) -> Instant {
+        self.arrived
     }
 
     /// The next message, or what is wrong with it; `None` at the end of the input.
@@ -47,6 +54,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         if body.len() < length {
             return Ok(None);
         }
+        self.arrived = Instant::now();
         Ok(Some(parse(&body).map_err(|error| BadFrame::Json(error.to_string()))))
     }
 

@@ -8,10 +8,10 @@
 
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::{FutureExt, SinkExt, StreamExt};
 use serde_json::Value;
@@ -25,6 +25,7 @@ use tower_service::Service;
 
 use super::frames::{BadFrame, FrameReader};
 use super::outbox::{Outbox, Writer};
+use super::sync::lock;
 use super::{Reason, Server};
 
 /// Requests under way beyond which new ones are refused.
@@ -36,6 +37,16 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// LSP's `ServerCancelled`: the client may ask again; editors show nothing.
 const SERVER_CANCELLED: i64 = -32802;
 
+/// When the message arrived that the loop has taken last: for what handlers do before their first `await`.
+#[derive(Clone, Default)]
+pub(super) struct Arrival(Arc<Mutex<Option<Instant>>>);
+
+impl Arrival {
+    pub(super) fn get(&self) -> Instant {
+        lock(&self.0).unwrap_or_else(Instant::now)
+    }
+}
+
 type Outcome = Result<Result<Option<Response>, ExitedError>, Box<dyn Any + Send>>;
 
 /// Runs a session until it ends. `stop` ends it from within.
@@ -45,6 +56,7 @@ pub(super) async fn run(
     input: impl AsyncRead + Unpin + Send + 'static,
     output: impl AsyncWrite + Unpin + Send + 'static,
     (outbox, writer): (Outbox, Writer),
+    arrival: &Arrival,
     stop: &Notify,
 ) -> Reason {
     let (mut requests, replies) = socket.split();
@@ -70,8 +82,9 @@ pub(super) async fn run(
         tokio::select! {
             frame = frames.recv() => match frame {
                 None => break Reason::EndOfInput,
-                Some(Err(bad)) => main_loop.refuse(&bad),
-                Some(Ok(message)) => {
+                Some((Err(bad), _)) => main_loop.refuse(&bad),
+                Some((Ok(message), arrived)) => {
+                    *lock(&arrival.0) = Some(arrived);
                     if main_loop.take(message) == Taken::Exit {
                         break Reason::Exit;
                     }
@@ -96,12 +109,12 @@ pub(super) async fn run(
 }
 
 /// Reads messages ahead, so that reading never waits for handlers nor is cut short by them.
-async fn read(input: impl AsyncRead + Unpin, frames: mpsc::Sender<Result<Value, BadFrame>>) {
+async fn read(input: impl AsyncRead + Unpin, frames: mpsc::Sender<(Result<Value, BadFrame>, Instant)>) {
     let mut reader = FrameReader::new(input);
     loop {
         match reader.next().await {
             Ok(Some(frame)) => {
-                if frames.send(frame).await.is_err() {
+                if frames.send((frame, reader.arrived())).await.is_err() {
                     return;
                 }
             }

@@ -36,6 +36,7 @@ use tower_lsp::gen_lsp_types::{
 use tower_lsp::{Client, LanguageServer, LspService, LspServiceBuilder, jsonrpc};
 
 use self::client::ClientProfile;
+use self::main_loop::Arrival;
 use self::outbox::Outbox;
 use self::progress::{Channel, ProgressBoard};
 use self::surroundings::Surroundings;
@@ -106,12 +107,14 @@ pub async fn serve(
     let stop = Arc::new(Notify::new());
     let record = Arc::new(Mutex::new(feedback::Record::default()));
     let workspace = Arc::new(Mutex::new(Workspace::default()));
+    let arrival = Arrival::default();
     let builder = LspService::build_with_lifecycle_methods(|client| Server {
         assistant,
         options,
         progress: ProgressBoard::new(client.clone(), outbox.clone()),
         client,
         outbox: outbox.clone(),
+        arrival: arrival.clone(),
         profile: OnceLock::new(),
         editor_process: OnceLock::new(),
         initialization_options: OnceLock::new(),
@@ -125,7 +128,7 @@ pub async fn serve(
         stop: Arc::clone(&stop),
     });
     let (service, socket) = with_methods(builder).finish();
-    let reason = main_loop::run(service, socket, input, output, (outbox, writer), &stop).await;
+    let reason = main_loop::run(service, socket, input, output, (outbox, writer), &arrival, &stop).await;
     // Work on threads of their own may keep the documents a little longer.
     lock(&workspace).documents.iter().for_each(|document| document.typing().abandon());
     feedback::close(&record).await;
@@ -183,6 +186,7 @@ struct Server {
     options: ServeOptions,
     client: Client,
     outbox: Outbox,
+    arrival: Arrival,
     progress: ProgressBoard,
     /// Set by `initialize`, which comes before everything that reads it.
     profile: OnceLock<ClientProfile>,

@@ -1,6 +1,7 @@
 //! Suggestions, whichever request they are for.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use futures_util::FutureExt;
 use futures_util::future::{self, Either};
@@ -34,6 +35,8 @@ pub(super) struct Wanted {
     pub(super) typing: Arc<Typing>,
     /// Byte offset of the caret.
     pub(super) caret: usize,
+    /// When the request arrived.
+    arrived: Instant,
     /// Ends the request that was under way for the document, when dropped.
     previous: Option<oneshot::Sender<()>>,
     /// Resolves when a newer request takes over.
@@ -61,7 +64,7 @@ pub(super) fn want(server: &Server, uri: &str, position: Position, shown: Shown)
     server.surroundings.visited(uri, caret);
     let (newer, superseded) = oneshot::channel();
     let previous = workspace.suggesting.insert((Arc::clone(&snapshot.uri), shown), newer);
-    Some(Wanted { snapshot, typing, caret, previous, superseded })
+    Some(Wanted { snapshot, typing, caret, arrived: server.arrival.get(), previous, superseded })
 }
 
 fn refusal(server: &Server, snapshot: &Snapshot) -> Option<String> {
@@ -83,8 +86,8 @@ pub(super) async fn suggest(
     trigger: Trigger,
     count: usize,
 ) -> (Snapshot, Vec<Suggestion>) {
-    let Wanted { snapshot, typing, caret, previous, mut superseded } = wanted;
-    let asked = Asked::new(&typing, &snapshot, caret, trigger);
+    let Wanted { snapshot, typing, caret, arrived, previous, mut superseded } = wanted;
+    let asked = Asked::new(&typing, &snapshot, caret, trigger).at(arrived);
     if count == 1
         && let Some(known) = server.assistant.recall(&asked)
     {

@@ -198,6 +198,7 @@ fn account(answer: &Value) -> Account {
     Account {
         source: Source::Engine,
         submit_ms: None,
+        total_ms: None,
         prompt_tokens,
         cached_tokens: prompt_tokens.saturating_sub(computed),
         generated_tokens: number(&answer["tokens_predicted"]),

@@ -120,6 +120,7 @@ const ROWS: &[Row] = &[
     ("first line, p50 / p95 / p99", |figures| three(&figures.first_line_ms)),
     ("from the request, p50 / p95", |figures| two(&figures.answer_ms)),
     ("typed through, p50 / p95", |figures| two(&figures.typed_through_ms)),
+    ("  in the server, p50 / p95", |figures| two(&figures.typed_through_in_server_ms)),
     ("message to submit, p50 / p95", |figures| two(&figures.submit_ms)),
     ("a pipe and back, p50 / p95", |figures| two(&figures.echo_ms)),
     ("requests / suggestions", |figures| format!("{} / {}", figures.requests, figures.suggestions)),

@@ -28,6 +28,8 @@ pub(super) struct Account {
     pub(super) source: Source,
     /// Milliseconds from the message to the engine's acceptance of the request.
     pub(super) submit_ms: Option<f64>,
+    /// Milliseconds from the message to the suggestion.
+    pub(super) total_ms: Option<f64>,
     pub(super) prompt_tokens: u64,
     pub(super) cached_tokens: u64,
     pub(super) generated_tokens: u64,
@@ -89,6 +91,8 @@ pub(super) struct Tally {
     answer: Vec<f64>,
     /// From the key to the suggestion, for those typed through.
     typed_through: Vec<f64>,
+    /// From the request's arrival to the suggestion, for those typed through.
+    in_server: Vec<f64>,
     joined: usize,
     ahead: usize,
     submit: Vec<f64>,
@@ -111,6 +115,7 @@ impl Tally {
         match account.source {
             Source::TypedThrough => {
                 self.typed_through.push(since_key);
+                self.in_server.extend(account.total_ms);
                 return;
             }
             Source::Joined => self.joined += 1,
@@ -141,6 +146,7 @@ impl Tally {
         self.first_line.extend_from_slice(&other.first_line);
         self.answer.extend_from_slice(&other.answer);
         self.typed_through.extend_from_slice(&other.typed_through);
+        self.in_server.extend_from_slice(&other.in_server);
         self.joined += other.joined;
         self.ahead += other.ahead;
         self.submit.extend_from_slice(&other.submit);
@@ -167,6 +173,7 @@ impl Tally {
             first_line_ms: Percentiles::of(&self.first_line),
             answer_ms: Percentiles::of(&self.answer),
             typed_through_ms: Percentiles::of(&self.typed_through),
+            typed_through_in_server_ms: Percentiles::of(&self.in_server),
             submit_ms: Percentiles::of(&self.submit),
             echo_ms: Percentiles::of(&self.echo),
             typed_through_share: of_suggestions(self.typed_through.len()),
@@ -219,6 +226,7 @@ pub(super) struct Figures {
     pub(super) first_line_ms: Percentiles,
     pub(super) answer_ms: Percentiles,
     pub(super) typed_through_ms: Percentiles,
+    pub(super) typed_through_in_server_ms: Percentiles,
     pub(super) submit_ms: Percentiles,
     pub(super) echo_ms: Percentiles,
     pub(super) typed_through_share: Option<f64>,
@@ -275,6 +283,7 @@ mod tests {
         let account = |source, prompt_tokens, cached_tokens| Account {
             source,
             submit_ms: Some(0.5),
+            total_ms: Some(0.1),
             prompt_tokens,
             cached_tokens,
             generated_tokens: 10,
@@ -286,6 +295,7 @@ mod tests {
         let figures = tally.figures();
         assert_eq!((figures.typed_through_share, figures.joined_share), (Some(0.25), Some(0.25)));
         assert_eq!((figures.typed_through_ms.p50, figures.submit_ms.p50), (Some(0.4), Some(0.5)));
+        assert_eq!(figures.typed_through_in_server_ms.max, Some(0.1), "of those typed through only");
         assert_eq!(figures.cached_prompt_share, Some(0.9), "of the received, as the server counts nothing");
         assert_eq!(figures.wasted_token_share, None);
 
