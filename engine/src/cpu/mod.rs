@@ -15,8 +15,8 @@ mod linear;
 mod lines;
 mod qk_norm;
 mod rotary;
+mod scheduling;
 pub mod threads;
-mod time_slice;
 mod vocabulary;
 mod weights;
 

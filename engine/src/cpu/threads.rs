@@ -16,7 +16,7 @@ use std::thread::{JoinHandle, ThreadId};
 use std::time::{Duration, Instant};
 
 pub use super::cores::default_threads;
-use super::{cores, time_slice};
+use super::{cores, scheduling};
 
 /// How long a worker spins for the next region before it parks, unless told otherwise: more than a step computes
 /// between two regions. When the machine is busy the caller may wait for the processor that is spun on,
@@ -160,7 +160,7 @@ impl ThreadPool {
         self.workers.len() + 1
     }
 
-    /// Makes the calling thread one of the pool's: with long time slices, and on its core where this pool pins its
+    /// Makes the calling thread one of the pool's: giving way to others, and on its core where this pool pins its
     /// threads. For a thread that will call [`run`](Self::run) for long; it stays so.
     pub fn adopt_caller(&mut self) {
         let caller = Some(std::thread::current().id());
@@ -235,7 +235,7 @@ fn settle(place: Option<usize>) {
     if let Some(place) = place {
         cores::keep_on(&[place]);
     }
-    time_slice::lengthen();
+    scheduling::give_way();
 }
 
 /// First task of `thread`, when `tasks` are divided evenly.

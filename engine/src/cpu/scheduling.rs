@@ -1,32 +1,36 @@
-//! How long a thread may compute before others that want its processor get it.
+//! How the system divides processors between threads that compute and all others.
 
-/// Asks for the longest time slices for the calling thread. Its share of the processor stays what it is, but a thread that
-/// wakes up while this one computes, such as the one that answers a keystroke or the editor's own, has the
-/// earlier deadline and runs at once: Linux since 6.12. With equal slices it would wait for the
-/// end of this thread's, which is milliseconds. Elsewhere nothing changes.
-pub(super) fn lengthen() {
-    if let Err(error) = scheduler::lengthen() {
-        tracing::debug!(%error, "a thread keeps the slices that every thread has");
+/// Makes the calling thread give way to threads that wake up for a moment: those that answer a keystroke, and the editor's
+/// own. Its share of the processor stays what it is. Elsewhere than on Linux nothing changes.
+///
+/// As a batch thread it does not take a processor from a thread that is about to be done; as it was, it did so from
+/// the very thread that had just given it work. And with the longest time slices (Linux since 6.12) it has
+/// the later deadline, so that a thread that wakes up gets the processor at once; with equal ones that
+/// would wait for milliseconds.
+pub(super) fn give_way() {
+    if let Err(error) = system::give_way() {
+        tracing::debug!(%error, "a thread that computes is scheduled as any other");
     }
 }
 
 #[cfg(target_os = "linux")]
-mod scheduler {
+mod system {
     use std::io;
     use std::mem::size_of;
 
-    /// The longest that Linux grants, in nanoseconds.
+    /// The longest time slice that Linux grants, in nanoseconds.
     const LONGEST: u64 = 100_000_000;
 
     const CALLING_THREAD: libc::pid_t = 0;
     const NO_FLAGS: libc::c_uint = 0;
 
-    pub(super) fn lengthen() -> io::Result<()> {
+    pub(super) fn give_way() -> io::Result<()> {
         let mut attributes = attributes()?;
         // Other policies were chosen by somebody, and mean something else by the runtime.
         if attributes.sched_policy != libc::SCHED_OTHER as u32 {
             return Ok(());
         }
+        attributes.sched_policy = libc::SCHED_BATCH as u32;
         attributes.sched_runtime = LONGEST;
         // SAFETY: the kernel reads as many bytes as the structure says it has.
         let result = unsafe {
@@ -52,24 +56,27 @@ mod scheduler {
         use super::*;
 
         #[test]
-        fn only_the_slice_changes() {
-            // On a thread of its own: the slice would stay with the test's.
+        fn a_thread_becomes_a_batch_thread_of_the_same_share() {
+            // On a thread of its own: it would stay so with the test's.
             let of_thread = || {
                 let before = attributes().unwrap();
-                lengthen().unwrap();
+                give_way().unwrap();
                 (before, attributes().unwrap())
             };
             let (before, after) = std::thread::spawn(of_thread).join().unwrap();
-            assert_eq!((after.sched_policy, after.sched_nice), (before.sched_policy, before.sched_nice));
+            let ordinary = before.sched_policy == libc::SCHED_OTHER as u32;
+            let batch = libc::SCHED_BATCH as u32;
+            assert_eq!(after.sched_policy, if ordinary { batch } else { before.sched_policy });
+            assert_eq!(after.sched_nice, before.sched_nice);
             // Older kernels do not say how long a slice is.
-            assert!(after.sched_runtime == before.sched_runtime || after.sched_runtime == LONGEST);
+            assert!([before.sched_runtime, LONGEST].contains(&after.sched_runtime));
         }
     }
 }
 
 #[cfg(not(target_os = "linux"))]
-mod scheduler {
-    pub(super) fn lengthen() -> std::io::Result<()> {
+mod system {
+    pub(super) fn give_way() -> std::io::Result<()> {
         Ok(())
     }
 }
