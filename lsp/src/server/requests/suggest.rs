@@ -86,18 +86,12 @@ pub(super) async fn suggest(
     trigger: Trigger,
     count: usize,
 ) -> (Snapshot, Vec<Suggestion>) {
-    let Wanted { snapshot, typing, caret, arrived, previous, mut superseded } = wanted;
+    let Wanted { snapshot, typing, caret, arrived, previous, superseded } = wanted;
     let asked = Asked::new(&typing, &snapshot, caret, trigger).at(arrived);
     if count == 1
         && let Some(known) = server.assistant.recall(&asked)
     {
         return (snapshot.clone(), deliver(server, &snapshot, &typing, Ok(vec![known])));
-    }
-    // Off the main loop: what follows may compute for a while.
-    tokio::task::yield_now().await;
-    // Tasks run in any order: a newer request may have been here first.
-    if !matches!(superseded.try_recv(), Err(oneshot::error::TryRecvError::Empty)) {
-        return (snapshot.clone(), Vec::new());
     }
     let result = {
         let assistant = &server.assistant;
@@ -108,8 +102,9 @@ pub(super) async fn suggest(
                 assistant.complete(&asked).await.map(|found| vec![found])
             }
         });
-        // Started before the previous request is ended, so that this one is among those who wait for the
-        // generation of that one, where what was typed since agrees with it.
+        // Started with the main loop's one poll, so that the prompt is under way before the next message is looked at;
+        // and before the previous request is ended, so that this one is among those who wait for the generation of
+        // that one, where what was typed since agrees with it.
         let started = (&mut complete).now_or_never();
         drop(previous);
         match started {
