@@ -242,6 +242,10 @@ fn merge(total: &mut [f32], total_state: &mut SoftmaxState, part: &[f32], part_s
     portable::merge(total, total_state, part, part_state);
 }
 
+/// Widens rows of `width` values to rows of `to` that begin `to_stride` apart.
+///
+/// # Safety
+/// `to` must have the rows.
 #[target_feature(enable = "avx512f,avx2,fma,f16c")]
 unsafe fn widen_f16(from: &[u16], width: usize, to: &mut [f32], to_stride: usize) {
     let (rows, whole) = (from.len() / width, width / LANES);
@@ -264,6 +268,10 @@ unsafe fn widen_f16(from: &[u16], width: usize, to: &mut [f32], to_stride: usize
     }
 }
 
+/// Widens rows of `width` values to rows of `to` that begin `to_stride` apart.
+///
+/// # Safety
+/// `to` must have the rows.
 #[target_feature(enable = "avx512f,avx2,fma,f16c")]
 unsafe fn widen_int8(from: &[i8], width: usize, to: &mut [f32], to_stride: usize) {
     let (rows, whole) = (from.len() / width, width / LANES);
