@@ -107,7 +107,7 @@ impl Assistant {
     }
 
     /// The suggestion, if it is the rest of an earlier one. Takes some microseconds.
-    pub fn recall(&self, asked: &Asked<'_>) -> Option<Suggestion> {
+    fn recall(&self, asked: &Asked<'_>) -> Option<Suggestion> {
         if !self.options.typed_through {
             return None;
         }

@@ -1,5 +1,7 @@
 //! A line or a block.
 
+use tree_sitter::Node;
+
 use crate::caret::{Caret, is_blank};
 use crate::language::Language;
 use crate::tree::SyntaxTree;
@@ -104,8 +106,7 @@ fn is_inside_node(caret: &Caret, tree: &SyntaxTree) -> Option<bool> {
     let root = tree.tree().root_node();
     let at = caret.byte();
     let node = root.descendant_for_byte_range(at, at)?;
-    let mut nodes = std::iter::successors(Some(node), tree_sitter::Node::parent);
-    let inside = nodes.any(|node| node.parent().is_some() && node.start_byte() < at && node.end_byte() > at);
+    let inside = nodes_around(root, node).any(|node| node.start_byte() < at && node.end_byte() > at);
     (!root.has_error()).then_some(inside)
 }
 
@@ -114,24 +115,29 @@ fn is_in_text(caret: &Caret, tree: &SyntaxTree) -> bool {
     let root = tree.tree().root_node();
     // The node left of the caret decides: at the end of a comment one is still in it.
     let left = at.saturating_sub(1);
-    let Some(mut node) = root.descendant_for_byte_range(left, at) else {
+    let Some(node) = root.descendant_for_byte_range(left, at) else {
         return caret.in_string() || caret.in_comment();
     };
-    loop {
+    let kind_of_text = |node: Node| {
         let kind = node.kind();
         if kind.contains("comment") {
             // Rust's doc comments include their line end.
             let ended = caret.before().ends_with("*/") || caret.before().ends_with('\n');
-            return node.end_byte() > at || !ended;
+            return Some(node.end_byte() > at || !ended);
         }
-        if kind.contains("string") && node.end_byte() > at && node.start_byte() < at {
-            return true;
-        }
-        match node.parent() {
-            Some(parent) => node = parent,
-            None => return false,
-        }
-    }
+        (kind.contains("string") && node.end_byte() > at && node.start_byte() < at).then_some(true)
+    };
+    // The innermost that is text says.
+    nodes_around(root, node).filter_map(kind_of_text).last().unwrap_or(false)
+}
+
+/// The nodes below `root` that lead to `node`, the outermost first, with `node` itself. From the root down, since
+/// a node does not know its parent.
+fn nodes_around<'tree>(root: Node<'tree>, node: Node<'tree>) -> impl Iterator<Item = Node<'tree>> {
+    let inward = move |outer: &Node<'tree>| {
+        if *outer == node { None } else { outer.child_with_descendant(node) }
+    };
+    std::iter::successors(Some(root), inward).skip(1)
 }
 
 #[cfg(test)]

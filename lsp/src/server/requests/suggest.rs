@@ -88,11 +88,6 @@ pub(super) async fn suggest(
 ) -> (Snapshot, Vec<Suggestion>) {
     let Wanted { snapshot, typing, caret, arrived, previous, superseded } = wanted;
     let asked = Asked::new(&typing, &snapshot, caret, trigger).at(arrived);
-    if count == 1
-        && let Some(known) = server.assistant.recall(&asked)
-    {
-        return (snapshot.clone(), deliver(server, &snapshot, &typing, Ok(vec![known])));
-    }
     let result = {
         let assistant = &server.assistant;
         let mut complete = Box::pin(async {
