@@ -26,14 +26,12 @@ impl Assistant {
             return;
         }
         let Ok(model) = self.ready() else { return };
-        let Some((text, lead)) = continuation(snapshot, suggestion) else {
+        let Some((text, caret, lead)) = continuation(snapshot, suggestion) else {
             return tracing::trace!("nothing is welcome after the suggestion");
         };
-        let at = suggestion.range.start + lead.len();
-        if typing.is_known(&text, at) {
+        if typing.is_known(&text, &caret) {
             return;
         }
-        let caret = Caret::new(&text.text, at, text.language);
         let scope = scope::wants_block(&caret, text.known_tree());
         let anchor = Anchor::new(snapshot, suggestion.range.start, suggestion.range.len());
         let flight = Flight::new(anchor, lead, caret, scope, true, Account::new(&self.ledger));
@@ -71,9 +69,9 @@ impl Assistant {
     }
 }
 
-/// The text as it would be with a suggestion accepted, up to where the next one is welcome, and what stands between:
-/// the suggestion, perhaps a line end and the indentation that an editor puts after it.
-fn continuation(snapshot: &Snapshot, suggestion: &Suggestion) -> Option<(Snapshot, String)> {
+/// The text as it would be with a suggestion accepted, the place in it where the next one is welcome, and what stands
+/// between: the suggestion, perhaps a line end and the indentation that an editor puts after it.
+fn continuation(snapshot: &Snapshot, suggestion: &Suggestion) -> Option<(Snapshot, Caret, String)> {
     let with = |lead: &str| {
         let mut text = snapshot.clone();
         text.edit(&TextEdit { bytes: suggestion.range.clone(), inserted: lead.to_owned() });
@@ -84,14 +82,14 @@ fn continuation(snapshot: &Snapshot, suggestion: &Suggestion) -> Option<(Snapsho
     let (text, caret) = with(&lead);
     let is_line = !lead.contains('\n');
     if is_welcome(&text, &caret, is_line) {
-        return Some((text, lead));
+        return Some((text, caret, lead));
     }
     if !caret.is_suffix_blank() {
         return None;
     }
     let lead = format!("{lead}{}{}", caret.line_ending().as_str(), indent_below(&caret));
     let (text, caret) = with(&lead);
-    is_welcome(&text, &caret, false).then_some((text, lead))
+    is_welcome(&text, &caret, false).then_some((text, caret, lead))
 }
 
 fn is_welcome(text: &Snapshot, caret: &Caret, just_accepted_line: bool) -> bool {

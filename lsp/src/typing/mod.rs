@@ -266,13 +266,13 @@ impl Typing {
         true
     }
 
-    /// Whether there is, or will be, something for a caret at `at` in a text as it may become.
-    pub(crate) fn is_known(&self, text: &Snapshot, at: usize) -> bool {
+    /// Whether there is, or will be, something for a caret in a text as it may become.
+    pub(crate) fn is_known(&self, text: &Snapshot, caret: &Caret) -> bool {
         let mut state = self.lock();
         state.forget_ended_flights();
-        let caret = Caret::new(&text.text, at, text.language);
-        state.drafts.iter().any(|draft| draft.rest(text, &caret).is_some())
-            || [&state.flight, &state.ahead].into_iter().flatten().any(|flight| flight.may_agree(text, at))
+        let may_agree = |flight: &Arc<Flight>| flight.may_agree(text, caret.byte());
+        state.drafts.iter().any(|draft| draft.rest(text, caret).is_some())
+            || [&state.flight, &state.ahead].into_iter().flatten().any(may_agree)
     }
 
     /// Notes that a suggestion is on display. True for the first time.

@@ -1,5 +1,6 @@
 //! A bounded view of the text around a caret.
 
+use memchr::{memchr, memchr_iter, memchr2, memrchr};
 use ropey::Rope;
 
 use crate::language::Language;
@@ -112,7 +113,7 @@ impl Caret {
             before.drain(..cut);
             line_start -= cut;
         }
-        let line_end = after.find(['\n', '\r']).unwrap_or(after.len());
+        let line_end = memchr2(b'\n', b'\r', after.as_bytes()).unwrap_or(after.len());
 
         let mut caret = Self {
             language,
@@ -221,7 +222,7 @@ impl Caret {
         let below = &self.after[self.line_end..];
         let below = below.strip_prefix('\r').unwrap_or(below);
         let below = below.strip_prefix('\n').or((!below.is_empty()).then_some(below));
-        below.into_iter().flat_map(|below| below.split('\n')).map(without_cr)
+        below.into_iter().flat_map(split_lines).map(without_cr)
     }
 
     /// The nearest line above that is not blank.
@@ -247,7 +248,7 @@ impl Caret {
     /// Columns of the blanks that `line` starts with.
     pub fn indent_width(&self, line: &str) -> usize {
         let tab = self.indent_unit.width();
-        leading_blanks(line).chars().map(|c| if c == '\t' { tab } else { 1 }).sum()
+        leading_blanks(line).bytes().map(|blank| if blank == b'\t' { tab } else { 1 }).sum()
     }
 
     /// Whether the caret is in a string.
@@ -277,8 +278,9 @@ impl Caret {
 
     fn find_line_ending(&self, text: &Rope) -> LineEnding {
         let count = |text: &str| {
-            let all = text.bytes().filter(|&byte| byte == b'\n').count();
-            (all, if text.contains('\r') { text.matches("\r\n").count() } else { 0 })
+            let has_cr = memchr(b'\r', text.as_bytes()).is_some();
+            let with_cr = if has_cr { text.matches("\r\n").count() } else { 0 };
+            (memchr_iter(b'\n', text.as_bytes()).count(), with_cr)
         };
         let (above, above_cr) = count(&self.before);
         let (below, below_cr) = count(&self.after);
@@ -298,11 +300,11 @@ impl Caret {
         // How often a line is indented this many spaces more than the indented-less line before it.
         let mut steps = [0usize; 9];
         let mut previous = 0;
-        for line in self.before.split('\n').chain(self.following_lines()) {
-            if is_blank(line) {
+        for line in split_lines(&self.before).chain(self.following_lines()) {
+            let blanks = leading_blanks(line);
+            if is_blank(&line[blanks.len()..]) {
                 continue;
             }
-            let blanks = leading_blanks(line);
             if blanks.starts_with('\t') {
                 tabs += 1;
                 continue;
@@ -328,29 +330,32 @@ impl Caret {
 
     fn read_brackets(&mut self) {
         let mut lexer = Lexer::new(self.language);
+        // Where each is, and what closes it. The rest is looked at for those that stay open.
+        let mut open: Vec<(usize, char)> = Vec::new();
         let mut read = 0;
         while let Some((at, event)) = lexer.next_event(&self.before, read) {
             match event {
-                Event::Open(c) | Event::QuoteOpen(c) => self.open.push(OpenBracket {
-                    closer: closer_of(c),
-                    indent: self.indent_width(line_from_start(&self.before, at)),
-                    on_caret_line: at >= self.line_start,
-                    closed: false,
-                }),
+                Event::Open(c) | Event::QuoteOpen(c) => open.push((at, closer_of(c))),
+                // What was left open inside goes with it.
                 Event::Close(c) | Event::QuoteClose(c) => {
-                    close(&mut self.open, c);
+                    let opener = open.iter().rposition(|&(_, closer)| closer == c);
+                    open.truncate(opener.unwrap_or(open.len()));
                 }
             }
             read = at + 1;
         }
         // A simple string that was left open ended with its line; only the one we are in counts.
-        let last = self.open.len();
-        let mut index = 0;
-        self.open.retain(|open| {
-            index += 1;
-            let ends_with_line = matches!(open.closer, '"' | '\'');
-            !ends_with_line || index == last && lexer.in_string()
+        let innermost = open.last().map(|&(at, _)| at);
+        open.retain(|&(at, closer)| {
+            !matches!(closer, '"' | '\'') || Some(at) == innermost && lexer.in_string()
         });
+        let bracket = |(at, closer)| OpenBracket {
+            closer,
+            indent: self.indent_width(line_from_start(&self.before, at)),
+            on_caret_line: at >= self.line_start,
+            closed: false,
+        };
+        self.open = open.into_iter().map(bracket).collect();
         self.lexer = lexer;
         self.mark_closed();
     }
@@ -418,28 +423,30 @@ fn head(text: &Rope) -> String {
     String::from(text.byte_slice(..char_start(text, lines.min(HEAD_BYTES))))
 }
 
-/// Closes the innermost bracket that `closer` fits, and what was left open inside it. False when none fits.
-pub(crate) fn close(open: &mut Vec<OpenBracket>, closer: char) -> bool {
-    let found = open.iter().rposition(|bracket| bracket.closer == closer);
-    if let Some(at) = found {
-        open.truncate(at);
-    }
-    found.is_some()
-}
-
 /// Whether `text` holds nothing but white space.
 pub(crate) fn is_blank(text: &str) -> bool {
     text.chars().all(char::is_whitespace)
 }
 
+/// What `text.split('\n')` gives, found several times as fast.
+fn split_lines(text: &str) -> impl Iterator<Item = &str> {
+    let mut start = 0;
+    memchr_iter(b'\n', text.as_bytes()).chain([text.len()]).map(move |end| {
+        let line = &text[start..end];
+        start = end + 1;
+        line
+    })
+}
+
 /// The line that byte `at` of `text` is on, from its start.
 fn line_from_start(text: &str, at: usize) -> &str {
-    &text[text[..at].rfind('\n').map_or(0, |end| end + 1)..]
+    &text[memrchr(b'\n', &text.as_bytes()[..at]).map_or(0, |end| end + 1)..]
 }
 
 /// The spaces and tabs that `line` starts with.
 pub(crate) fn leading_blanks(line: &str) -> &str {
-    &line[..line.len() - line.trim_start_matches([' ', '\t']).len()]
+    let blanks = line.bytes().position(|byte| byte != b' ' && byte != b'\t');
+    &line[..blanks.unwrap_or(line.len())]
 }
 
 fn without_cr(line: &str) -> &str {

@@ -30,7 +30,7 @@ pub fn shape(raw: &str, caret: &Caret, scope: Scope) -> Option<Shaped> {
     policy.push(raw);
     let text = policy.accepted().replace("\r\n", "\n").replace('\r', "\n");
     // U+FFFD stands for half a character at a limit, or for bytes that are none.
-    if text.chars().any(|c| is_binary(c) || c == char::REPLACEMENT_CHARACTER) {
+    if text.bytes().any(is_binary) || text.contains(char::REPLACEMENT_CHARACTER) {
         return None;
     }
     let text = without_repeated_prefix(&text, caret);
