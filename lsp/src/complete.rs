@@ -255,13 +255,16 @@ impl Assistant {
                 (progress.raw.clone(), progress.confidence, progress.outcome.clone())
             };
             if let Some(outcome) = outcome {
-                if let Some(panic) = flight.take_panic() {
+                let own = source == Source::Engine;
+                if let Some(panic) = own.then(|| flight.take_panic()).flatten() {
                     resume_unwind(panic);
                 }
                 return match outcome {
                     Ok(draft) => self.landed(&draft, source, asked, model),
                     // Ended because of what was typed, which is what this request may be for.
                     Err(NoSuggestion::Superseded) if flight.is_cancelled() => Waited::LeftBehind,
+                    // What went wrong is for the one that it was started for to say.
+                    Err(NoSuggestion::Failed(_)) if !own => Waited::LeftBehind,
                     Err(reason) => Waited::Nothing(reason),
                 };
             }

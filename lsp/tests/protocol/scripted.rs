@@ -108,6 +108,12 @@ impl ScriptedGenerator {
         start(&held.sender, &std::mem::take(&mut held.begins_with), text, self.logprob());
     }
 
+    /// Lets a held generation fail.
+    pub(crate) fn fail(&self, index: usize) {
+        let failed = FinishReason::Failed("scripted".to_owned());
+        self.held.lock().expect("no panic")[index].sender.send(Event::Finished(failed, Usage::default()));
+    }
+
     /// Lets a held generation say `text` and end.
     pub(crate) fn release(&self, index: usize, text: &str) {
         let held = &self.held.lock().expect("no panic")[index];

@@ -142,6 +142,23 @@ async fn a_keystroke_that_agrees_joins_the_generation_and_one_that_does_not_ends
 }
 
 #[tokio::test]
+async fn a_request_that_joined_a_generation_that_fails_asks_for_itself() {
+    let mut session = Editor::new(vscode()).start().await;
+    session.generator.hold();
+    session.open("value = \n").await;
+    session.ask("textDocument/inlineCompletion", typing_params(0, 8)).await;
+    session.generator.holding(1).await;
+    session.change([0, 8, 0, 8], "c").await;
+    let second = session.ask("textDocument/inlineCompletion", typing_params(0, 9)).await;
+    session.text().await;
+    session.generator.say("ompute()\n");
+    session.generator.fail(0);
+    assert_eq!(text(&session.response(second).await["result"]), "ompute()");
+    assert_eq!(source(&mut session).await, "engine");
+    session.finish().await;
+}
+
+#[tokio::test]
 async fn the_first_lines_of_a_block_that_takes_long_are_shown_only_if_the_model_is_sure() {
     for (probability, expected) in [(0.9, "while n:"), (0.1, "nothing")] {
         let mut session = Editor::new(vscode()).with_min_confidence(0.3).start().await;
