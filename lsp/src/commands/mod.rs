@@ -151,7 +151,8 @@ fn share(text: &str) -> Result<f32, String> {
 /// Runs the command that a command line asks for; its first word is the program's name.
 pub fn run(command_line: impl Iterator<Item = OsString>) -> ExitCode {
     let cli = Cli::parse_from(command_line);
-    log_to_stderr(if matches!(cli.command, Command::Lsp(_)) { "info" } else { "warn" });
+    // Editors show what a server writes there as errors, and the protocol's library tells of each request that is cancelled.
+    log_to_stderr(if matches!(cli.command, Command::Lsp(_)) { "warn,redstart=info" } else { "warn" });
     let result = match cli.command {
         Command::Lsp(args) => lsp::run(args),
         Command::Demo(args) => demo::run(args),
