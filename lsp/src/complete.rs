@@ -225,7 +225,8 @@ impl Assistant {
             if let Ok(landing) = &landing
                 && !flight.is_ahead
             {
-                speed.lock().unwrap_or_else(PoisonError::into_inner).measured(landing.stats.first_line);
+                let mut speed = speed.lock().unwrap_or_else(PoisonError::into_inner);
+                speed.measured(landing.stats.first_line, pilot.start.held);
             }
             let keep = |landing: Landing| {
                 let make = |anchor, typed: &str| landing.draft(flight, anchor, typed);

@@ -8,8 +8,10 @@ const LONGEST_WAIT: Duration = Duration::from_millis(400);
 const FAST: Duration = Duration::from_millis(60);
 /// A longer time between two keys is a pause, and says nothing of the rhythm.
 const PAUSE: Duration = Duration::from_millis(1500);
-/// Weight of the newest value in an average.
+/// Weight of the newest time between two keys in their average.
 const NEWEST: f64 = 0.25;
+/// First lines that say how fast the engine is.
+const REMEMBERED: usize = 5;
 
 /// The rhythm of somebody's typing.
 #[derive(Clone, Debug, Default)]
@@ -19,11 +21,13 @@ pub(crate) struct Pace {
     between_keys: Option<f64>,
 }
 
-/// How fast the engine brings a first line.
+/// How fast the engine brings a first line: the median of the last few. Not their average, which one prompt that was not
+/// in the cache would spoil for many answers after it.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct EngineSpeed {
-    /// Average, in seconds, once there was one.
-    first_line: Option<f64>,
+    recent: [Duration; REMEMBERED],
+    /// How many there were.
+    count: usize,
 }
 
 impl Pace {
@@ -32,7 +36,10 @@ impl Pace {
         if let Some(last) = self.last_key.replace(now) {
             let between = now.saturating_duration_since(last);
             if between < PAUSE {
-                average(&mut self.between_keys, between.as_secs_f64());
+                let newest = between.as_secs_f64();
+                let average =
+                    self.between_keys.map_or(newest, |average| average + NEWEST * (newest - average));
+                self.between_keys = Some(average);
             }
         }
     }
@@ -41,10 +48,10 @@ impl Pace {
     /// than keys; otherwise a little more than this person takes between two keys, so that what is asked for
     /// is mostly what is still wanted when it comes.
     pub(crate) fn wait(&self, speed: EngineSpeed) -> Duration {
-        let (Some(first_line), Some(between)) = (speed.first_line, self.between_keys) else {
+        let (Some(first_line), Some(between)) = (speed.first_line(), self.between_keys) else {
             return Duration::ZERO;
         };
-        if first_line <= between.max(FAST.as_secs_f64()) {
+        if first_line.as_secs_f64() <= between.max(FAST.as_secs_f64()) {
             return Duration::ZERO;
         }
         Duration::from_secs_f64(1.25 * between).min(LONGEST_WAIT)
@@ -52,14 +59,20 @@ impl Pace {
 }
 
 impl EngineSpeed {
-    /// Notes how long a first line took.
-    pub(crate) fn measured(&mut self, first_line: Duration) {
-        average(&mut self.first_line, first_line.as_secs_f64());
+    /// Notes how long a first line took from the request on, of which the request was held back for `held`: that says nothing
+    /// of the engine, and would have the next ones held back too.
+    pub(crate) fn measured(&mut self, first_line: Duration, held: Duration) {
+        self.recent[self.count % REMEMBERED] = first_line.saturating_sub(held);
+        self.count += 1;
     }
-}
 
-fn average(average: &mut Option<f64>, newest: f64) {
-    *average = Some(average.map_or(newest, |average| average + NEWEST * (newest - average)));
+    /// `None` before the first.
+    fn first_line(mut self) -> Option<Duration> {
+        let known = &mut self.recent[..self.count.min(REMEMBERED)];
+        known.sort_unstable();
+        // Of two, the shorter.
+        known.get(known.len().saturating_sub(1) / 2).copied()
+    }
 }
 
 #[cfg(test)]
@@ -76,7 +89,7 @@ mod tests {
 
     fn speed(milliseconds: u64) -> EngineSpeed {
         let mut speed = EngineSpeed::default();
-        speed.measured(Duration::from_millis(milliseconds));
+        speed.measured(Duration::from_millis(milliseconds), Duration::ZERO);
         speed
     }
 
@@ -93,6 +106,31 @@ mod tests {
         let wait = typed_every(150, 20).wait(speed(900));
         assert!(wait > Duration::from_millis(180) && wait < Duration::from_millis(195), "{wait:?}");
         assert_eq!(typed_every(1000, 20).wait(speed(3000)), LONGEST_WAIT);
+    }
+
+    #[test]
+    fn one_slow_answer_among_fast_ones_holds_nothing_back() {
+        let mut speed = speed(2000);
+        assert_ne!(typed_every(150, 20).wait(speed), Duration::ZERO, "nothing else is known");
+        for first_line in [90, 90, 2000, 90, 90, 2000, 90] {
+            speed.measured(Duration::from_millis(first_line), Duration::ZERO);
+            assert_eq!(typed_every(150, 20).wait(speed), Duration::ZERO);
+        }
+        for _ in 0..3 {
+            speed.measured(Duration::from_millis(2000), Duration::ZERO);
+        }
+        assert_ne!(typed_every(150, 20).wait(speed), Duration::ZERO, "most are slow");
+    }
+
+    #[test]
+    fn an_engine_that_is_fast_again_is_asked_at_once_again() {
+        let (pace, mut speed) = (typed_every(150, 20), EngineSpeed::default());
+        (0..REMEMBERED).for_each(|_| speed.measured(Duration::from_millis(900), Duration::ZERO));
+        for _ in 0..REMEMBERED {
+            let held = pace.wait(speed);
+            speed.measured(held + Duration::from_millis(90), held);
+        }
+        assert_eq!(pace.wait(speed), Duration::ZERO);
     }
 
     #[test]
