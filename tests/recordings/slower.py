@@ -1,18 +1,18 @@
 #!/usr/bin/env python3
 """Writes a model that says the same as another and takes several times as long.
 
-    python3 tests/recordings/slower.py models/nano /tmp/nano-30 30
-    redstart bench typing --compare --model /tmp/nano-30
+    python3 tests/recordings/slower.py models/nano DIR 30
+    redstart bench typing --compare --model DIR
 
 What joining, working ahead and pacing are worth shows only with a model that is slower than a key, and models that
 are have weights of gigabytes. Here each layer is followed by copies whose last projections are zero: they compute
 as much as the original and add nothing. For Qwen2 checkpoints quantized by AWQ, in one file."""
 
+import argparse
 import json
 import re
 import shutil
 import struct
-import sys
 from pathlib import Path
 
 
@@ -52,14 +52,27 @@ def slower(tensors, times):
 
 
 def main():
-    source, target, times = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-    target.mkdir(parents=True, exist_ok=True)
-    for file in source.glob("*.json"):
-        shutil.copy(file, target)
-    config = json.loads((source / "config.json").read_text())
-    config["num_hidden_layers"] *= times
-    (target / "config.json").write_text(json.dumps(config))
-    write(target / "model.safetensors", slower(read(source / "model.safetensors"), times))
+    parser = argparse.ArgumentParser(description="Writes a model that says the same and takes several times as long.")
+    parser.add_argument("source", type=Path, help="a model directory, such as models/nano")
+    parser.add_argument("target", type=Path, help="the directory to write")
+    parser.add_argument("times", type=int, help="how many times the layers, at least 1")
+    args = parser.parse_args()
+    weights = args.source / "model.safetensors"
+    if args.times < 1:
+        parser.error("times is at least 1")
+    if args.target.resolve() == args.source.resolve():
+        parser.error("the target is the source")
+    if not weights.is_file():
+        parser.error(f"there is no {weights}; a checkpoint in several files is not supported")
+    config = json.loads((args.source / "config.json").read_text())
+    if config.get("quantization_config", {}).get("quant_method") != "awq":
+        parser.error(f"{args.source} is not quantized by AWQ")
+    args.target.mkdir(parents=True, exist_ok=True)
+    for file in args.source.glob("*.json"):
+        shutil.copy(file, args.target)
+    config["num_hidden_layers"] *= args.times
+    (args.target / "config.json").write_text(json.dumps(config))
+    write(args.target / "model.safetensors", slower(read(weights), args.times))
 
 
 if __name__ == "__main__":

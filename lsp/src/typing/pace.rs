@@ -10,7 +10,7 @@ const FAST: Duration = Duration::from_millis(60);
 const PAUSE: Duration = Duration::from_millis(1500);
 /// Weight of the newest time between two keys in their average.
 const NEWEST: f64 = 0.25;
-/// First lines that say how fast the engine is.
+/// How many of the last first lines say how fast the engine is.
 const REMEMBERED: usize = 5;
 
 /// The rhythm of somebody's typing.

@@ -118,7 +118,8 @@ fn is_in_text(caret: &Caret, tree: &SyntaxTree) -> bool {
     let Some(node) = root.descendant_for_byte_range(left, at) else {
         return caret.in_string() || caret.in_comment();
     };
-    let kind_of_text = |node: Node| {
+    // `None` of what is no text.
+    let in_text = |node: Node| {
         let kind = node.kind();
         if kind.contains("comment") {
             // Rust's doc comments include their line end.
@@ -128,7 +129,7 @@ fn is_in_text(caret: &Caret, tree: &SyntaxTree) -> bool {
         (kind.contains("string") && node.end_byte() > at && node.start_byte() < at).then_some(true)
     };
     // The innermost that is text says.
-    nodes_around(root, node).filter_map(kind_of_text).last().unwrap_or(false)
+    nodes_around(root, node).filter_map(in_text).last().unwrap_or(false)
 }
 
 /// The nodes below `root` that lead to `node`, the outermost first, with `node` itself. From the root down, since
