@@ -70,7 +70,8 @@ impl<'a> Asked<'a> {
     }
 }
 
-/// When a generation was asked for, and how long it was held back since because the engine is slower than the typing.
+/// When a generation was asked for, and how long the request waited since: because the engine is slower than the
+/// typing, or for another generation that turned out not to agree with it.
 #[derive(Clone, Copy)]
 pub(crate) struct Start {
     pub(crate) asked: Instant,
@@ -124,21 +125,25 @@ impl Assistant {
         trigger::check(&asked.caret, asked.situation())
             .map_err(|reason| NoSuggestion::NotHere(reason.to_string()))?;
         let model = self.ready().map_err(NoSuggestion::NotReady)?;
+        let mut held = Duration::ZERO;
         for turn in 0..MAX_TURNS {
             let (flight, source) = match self.joinable(asked) {
                 Some(flight) if flight.is_ahead => (flight, Source::Ahead),
                 Some(flight) => (flight, Source::Joined),
                 None => {
-                    let held = if turn == 0 { self.hold_back(asked).await } else { Duration::ZERO };
+                    if turn == 0 {
+                        held = self.hold_back(asked).await;
+                    }
                     let Some(flight) = self.take_off(asked, &model, held) else {
                         return Err(NoSuggestion::Superseded);
                     };
                     (flight, Source::Engine)
                 }
             };
+            let waiting = Instant::now();
             match self.wait_for(&flight, source, asked, &model).await {
                 Waited::Answer(suggestion) => return Ok(suggestion),
-                Waited::LeftBehind => {}
+                Waited::LeftBehind => held += waiting.elapsed(),
                 Waited::Nothing(reason) => return Err(reason),
             }
         }

@@ -50,10 +50,8 @@ pub(super) fn run(args: LspArgs) -> anyhow::Result<ExitCode> {
         ..server::ServeOptions::default()
     };
     let runtime = runtime()?;
-    // On a worker, where what it starts runs without waking another thread.
-    let ended = runtime.block_on(async {
-        tokio::spawn(server::serve(stdio::input(), stdio::output(), assistant, options)).await
-    })?;
+    let ended =
+        runtime.block_on(async { server::serve(stdio::input(), stdio::output(), assistant, options).await });
     // A read of stdin cannot be interrupted; waiting for it would hang the exit.
     runtime.shutdown_background();
     Ok(ExitCode::from(ended.exit_code()))

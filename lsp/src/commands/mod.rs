@@ -188,6 +188,8 @@ fn print(text: &str) -> std::io::Result<()> {
     stdout.flush()
 }
 
+/// Runs everything on the thread that blocks on it. A message then comes and goes without waking another thread,
+/// each of which is a wait for a processor; whatever computes for long has threads of its own.
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
 }

@@ -1,6 +1,6 @@
 //! Few keystrokes reach the model: typed through, joined, ahead of the request, turned down.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use redstart_engine::request::Priority;
 use serde_json::{Value, json};
@@ -151,10 +151,20 @@ async fn a_request_that_joined_a_generation_that_fails_asks_for_itself() {
     session.change([0, 8, 0, 8], "c").await;
     let second = session.ask("textDocument/inlineCompletion", typing_params(0, 9)).await;
     session.text().await;
+    let waiting = Instant::now();
+    tokio::time::sleep(Duration::from_millis(20)).await;
     session.generator.say("ompute()\n");
+    let waited = waiting.elapsed();
     session.generator.fail(0);
     assert_eq!(text(&session.response(second).await["result"]), "ompute()");
-    assert_eq!(source(&mut session).await, "engine");
+    let last = session.request("redstart/lastSuggestion", json!({ "uri": URI })).await;
+    assert_eq!(last["source"], "engine");
+    let before_the_engine =
+        last["totalMs"].as_f64().expect("a time") - last["submitMs"].as_f64().expect("a time");
+    assert!(
+        before_the_engine >= waited.as_secs_f64() * 1e3,
+        "waiting for the other is no part of submitting: {last}"
+    );
     session.finish().await;
 }
 
