@@ -218,7 +218,7 @@ impl Assistant {
             ledger: self.ledger.clone(),
         });
         let of_job = Arc::clone(&pilot);
-        let taking_off = model.plugins.run(move |thread| of_job.take_off(priority, thread));
+        let taking_off = model.plugins.run(priority, move |thread| of_job.take_off(priority, thread));
         let (typing, speed) = (Arc::downgrade(typing), Arc::clone(&self.speed));
         tokio::spawn(async move {
             let flight = &pilot.flight;
@@ -358,7 +358,8 @@ impl Assistant {
         let scope = scope::wants_block(&asked.caret, asked.snapshot.known_tree());
         let place = Arc::new(self.place(asked.typing, asked.snapshot, asked.caret.clone(), scope));
         let of_job = (Arc::clone(&model), Arc::clone(&place));
-        let prepared = model.plugins.run(move |thread| Prepared::new(of_job.0, &of_job.1, thread));
+        let prepared =
+            model.plugins.run(Priority::Action, move |thread| Prepared::new(of_job.0, &of_job.1, thread));
         let Ok(prepared) = prepared.await else { return Vec::new() };
         let (prepared, place) = (&prepared, &*place);
         let draw = |(seed, temperature): (u64, f32)| async move {

@@ -100,6 +100,9 @@ pub(crate) struct News {
     pub(crate) edits: Vec<AppliedEdit>,
     /// What they meant for what was suggested.
     pub(crate) reactions: Vec<Reaction>,
+    /// What the document was before each. To give back a tree of ten thousand lines takes half a millisecond, for which a
+    /// request behind the edit need not wait.
+    pub(crate) outdated: Vec<Snapshot>,
 }
 
 /// One edit, and the text before and after it.
@@ -277,6 +280,7 @@ impl Document {
         let edit = TextEdit { bytes, inserted: inserted.to_owned() };
         self.snapshot.edit(&edit);
         self.follow(&edit, &before);
+        self.news.outdated.push(before);
         self.binary |= inserted.contains('\0');
         // Counted on the whole text. An edit that brings a `\r` and a `\n` together takes one line more.
         let lines_after = self.snapshot.text.len_lines();

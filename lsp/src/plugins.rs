@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::future::Either;
+use redstart_engine::request::Priority;
 use redstart_plugins::shipped;
 use redstart_plugins::{GuestThread, Limits, Plugin, PluginHost};
 
@@ -66,14 +67,18 @@ impl Plugins {
         (plugins, problems)
     }
 
-    /// Runs `job` where completion prompts are built: on one of the plugin's threads, at once; without a plugin on the
-    /// caller's, when the future is polled. A job that panics panics where it is waited for.
-    pub(crate) fn run<T, F>(&self, job: F) -> impl Future<Output = T> + Send + use<T, F>
+    /// Runs `job` where completion prompts are built: on one of the plugin's threads, at once, or, if somebody waits for it
+    /// and the plugin is quick, on the caller's; without a plugin there too, when the future is polled. A job that panics panics
+    /// where it is waited for.
+    pub(crate) fn run<T, F>(&self, priority: Priority, job: F) -> impl Future<Output = T> + Send + use<T, F>
     where
         T: Send + 'static,
         F: FnOnce(Option<&GuestThread<'_>>) -> T + Send + 'static,
     {
         match &self.complete {
+            Some(plugin) if priority == Priority::Typing => {
+                Either::Left(plugin.run_urgent(|thread| job(Some(thread))))
+            }
             Some(plugin) => Either::Left(plugin.run(|thread| job(Some(thread)))),
             None => Either::Right(async move { job(None) }),
         }

@@ -15,7 +15,7 @@ mod linear;
 mod lines;
 mod qk_norm;
 mod rotary;
-mod scheduling;
+pub mod scheduling;
 pub mod threads;
 mod vocabulary;
 mod weights;

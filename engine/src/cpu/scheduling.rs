@@ -7,7 +7,7 @@
 /// the very thread that had just given it work. And with the longest time slices (Linux since 6.12) it has
 /// the later deadline, so that a thread that wakes up gets the processor at once; with equal ones that
 /// would wait for milliseconds.
-pub(super) fn give_way() {
+pub fn give_way() {
     if let Err(error) = system::give_way() {
         tracing::debug!(%error, "a thread that computes is scheduled as any other");
     }

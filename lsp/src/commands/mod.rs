@@ -15,6 +15,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use redstart_engine::cpu::scheduling::give_way;
 use redstart_engine::engine::{EngineOptions, KvCacheSize};
 use tracing_subscriber::EnvFilter;
 
@@ -189,7 +190,7 @@ fn print(text: &str) -> std::io::Result<()> {
 }
 
 /// Runs everything on the thread that blocks on it. A message then comes and goes without waking another thread,
-/// each of which is a wait for a processor; whatever computes for long has threads of its own.
+/// each of which is a wait for a processor; whatever computes for long has threads of its own, which give way to that one.
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build()
+    tokio::runtime::Builder::new_current_thread().on_thread_start(give_way).enable_all().build()
 }

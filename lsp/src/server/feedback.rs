@@ -8,6 +8,7 @@ use tower_lsp::gen_lsp_types::{Command, MessageType};
 
 use super::Server;
 use super::requests::execute_command::ACCEPTED;
+use super::settle;
 use super::sync::lock;
 use crate::assistant::Suggestion;
 use crate::document::Document;
@@ -80,7 +81,7 @@ pub(super) fn shown(server: &Server, snapshot: &Snapshot, typing: &Arc<Typing>, 
     let (text, next) = (snapshot.clone(), suggestion.clone());
     server.background.spawn(async move {
         tokio::time::sleep(DISPLAY).await;
-        assistant.continue_after(&typing, &text, &next);
+        settle::blocking(move || assistant.continue_after(&typing, &text, &next)).await;
     });
     if !is_new {
         return;

@@ -31,14 +31,15 @@ pub(super) fn opened(server: &Server, document: &Document) {
     });
 }
 
-/// A document was edited.
-pub(super) fn edited(server: &Server, document: &Document) {
+/// A document was edited. Gives back what it was before, once the request that comes with the edit is on its way.
+pub(super) fn edited(server: &Server, document: &Document, outdated: Vec<Snapshot>) {
     let Some((surroundings, around)) = place(server, document) else { return };
     let edits = around.typing.edits();
     let around = Arc::new(around);
     server.background.spawn(async move {
         let typing = &around.typing;
         tokio::time::sleep(SETTLED).await;
+        drop(outdated);
         if typing.edits() != edits {
             return;
         }
@@ -82,8 +83,8 @@ async fn parse(snapshot: &Snapshot) {
     blocking(move || snapshot.syntax_tree().is_some()).await;
 }
 
-/// Runs what may block on a thread for that. `None` when it panicked.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+/// Runs what may block, or computes for more than a moment, on a thread for that. `None` when it panicked.
+pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => Some(result),
         Err(error) => {

@@ -13,14 +13,15 @@ use crate::error::PluginError;
 use crate::plugin::Plugin;
 use crate::prompt::bindings::PromptPluginPre;
 use crate::ticker::{TICK, Ticker};
-use crate::workers::{GuestThread, Workers};
+use crate::workers::{GuestThread, Outcome, Workers};
 
 /// The interface this host calls, without the patch level, which never changes the contract.
 const INTERFACE: &str = "redstart:prompt/plugin";
 const VERSION: (u64, u64) = (0, 1);
 
 /// Stack of a guest. The thread it runs on has [`THREAD_STACK`], of which the host needs the rest:
-/// overflowing that would end the process.
+/// overflowing that would end the process. A thread of somebody else's ([`Plugin::run_urgent`]) has a megabyte or more on every
+/// system we know.
 const GUEST_STACK: usize = 512 << 10;
 const THREAD_STACK: usize = 4 << 20;
 
@@ -145,12 +146,15 @@ impl PluginHost {
         self.sandbox.limits
     }
 
-    pub(crate) fn run<T, F>(&self, job: F) -> impl Future<Output = T> + Send + use<T, F>
-    where
-        T: Send + 'static,
-        F: FnOnce(&GuestThread<'_>) -> T + Send + 'static,
-    {
+    pub(crate) fn run<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&GuestThread<'_>) -> T + Send + 'static,
+    ) -> Outcome<T> {
         self.workers.run(job)
+    }
+
+    pub(crate) fn run_here<T>(&self, job: impl FnOnce(&GuestThread<'_>) -> T) -> Outcome<T> {
+        self.workers.run_here(&self.sandbox, job)
     }
 
     pub(crate) fn run_blocking<T: Send + 'static>(

@@ -32,4 +32,4 @@ pub use assemble::{AssembleError, Assembled, Assembler, Budget, Tokenize};
 pub use error::PluginError;
 pub use host::{Limits, PluginHost};
 pub use plugin::Plugin;
-pub use workers::GuestThread;
+pub use workers::{GuestThread, Outcome};

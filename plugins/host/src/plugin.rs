@@ -1,7 +1,9 @@
 //! A loaded plugin: its calls, and its standing.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use wasmtime::Store;
 
@@ -10,7 +12,10 @@ use crate::error::PluginError;
 use crate::host::{Guard, PluginHost, Sandbox};
 use crate::prompt::bindings::{PromptPlugin, PromptPluginPre};
 use crate::prompt::{Answer, Context, Info, Prompt};
-use crate::workers::GuestThread;
+use crate::workers::{GuestThread, Outcome};
+
+/// A call that takes less may be made where an editor's messages are handled. Most take a tenth of a millisecond.
+const QUICK: Duration = Duration::from_millis(2);
 
 /// A plugin ready to be called. Cheap to clone; the clones share their standing.
 #[derive(Clone)]
@@ -25,6 +30,8 @@ struct Shared {
     pre: PromptPluginPre<Guard>,
     /// For the next call.
     ready: Mutex<Option<Instance>>,
+    /// Whether the last call took less than [`QUICK`].
+    quick: AtomicBool,
     standing: Mutex<Standing>,
 }
 
@@ -55,8 +62,8 @@ impl Plugin {
             sandbox.run(&mut store, |store| exports.redstart_prompt_plugin().call_describe(store))
         })?;
         check::info(&info)?;
-        let (ready, standing) = Default::default();
-        let shared = Shared { name: name.to_owned(), info, pre, ready, standing };
+        let (ready, quick, standing) = Default::default();
+        let shared = Shared { name: name.to_owned(), info, pre, ready, quick, standing };
         Ok(Self { host, shared: Arc::new(shared) })
     }
 
@@ -76,14 +83,25 @@ impl Plugin {
     }
 
     /// Runs `job` on a thread of the host's on which plugins can be called, so that what belongs before and after a
-    /// call happens without a change of thread. It is queued now. Dropping the future before the job has begun
+    /// call happens without a change of thread. It is queued now. Dropping the outcome before the job has begun
     /// cancels it; later it runs to its end. A job that panics panics where it is waited for.
-    pub fn run<T, F>(&self, job: F) -> impl Future<Output = T> + Send + use<T, F>
-    where
-        T: Send + 'static,
-        F: FnOnce(&GuestThread<'_>) -> T + Send + 'static,
-    {
+    pub fn run<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&GuestThread<'_>) -> T + Send + 'static,
+    ) -> Outcome<T> {
         self.host.run(job)
+    }
+
+    /// [`run`](Self::run) for what somebody waits for: done now, on the calling thread, if the plugin's last call was quick. To
+    /// wake another thread takes as long as the call, and milliseconds where other work has the processors.
+    ///
+    /// A plugin that is slow for once keeps the calling thread, for [`crate::Limits::deadline`] at most; one that always is
+    /// never does.
+    pub fn run_urgent<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&GuestThread<'_>) -> T + Send + 'static,
+    ) -> Outcome<T> {
+        if self.shared.quick.load(Ordering::Relaxed) { self.host.run_here(job) } else { self.run(job) }
     }
 
     /// [`build_on`](Self::build_on) one of the host's threads.
@@ -147,6 +165,7 @@ impl Plugin {
         if input_bytes > limit {
             return Err(PluginError::ContextTooLarge { bytes: input_bytes, limit });
         }
+        let begun = Instant::now();
         let sandbox = thread.sandbox();
         let mut instance = self.shared.next_instance(sandbox);
         let result = match &mut instance {
@@ -156,6 +175,7 @@ impl Plugin {
             }
             Err(error) => Err(error.clone()),
         };
+        self.shared.quick.store(begun.elapsed() < QUICK, Ordering::Relaxed);
         self.shared.note(&result);
         let shared = Arc::clone(&self.shared);
         // Nobody waits until its memory is given back, nor until that of the next one is there.

@@ -1,10 +1,12 @@
-//! The threads that guests run on: few, with a stack that is known to hold the guest's and the host's.
-//! Guests never run on the threads of an async runtime, which they would block.
+//! The threads that guests run on: few, with a stack that is known to hold the guest's and the host's. A guest that is
+//! known to be quick may run on the caller's instead (see [`Workers::run_here`]).
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::pin::Pin;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
+use std::task::{Context, Poll};
 use std::thread;
 
 use tokio::sync::oneshot;
@@ -31,13 +33,28 @@ struct State {
     closed: bool,
 }
 
-/// A thread on which plugins can be called, while it runs a job.
+/// The thread on which plugins can be called, while it runs a job.
 pub struct GuestThread<'a> {
     sandbox: &'a Sandbox,
     afterwards: RefCell<Vec<Afterwards>>,
 }
 
-type Afterwards = Box<dyn FnOnce(&Sandbox)>;
+type Afterwards = Box<dyn FnOnce(&Sandbox) + Send>;
+
+/// What a job returns, to be waited for. A job that panics panics there.
+#[must_use]
+pub struct Outcome<T>(oneshot::Receiver<thread::Result<T>>);
+
+impl<T> Future for Outcome<T> {
+    type Output = T;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
+        Pin::new(&mut self.0).poll(context).map(|outcome| {
+            let outcome = outcome.expect("a job that is waited for is run");
+            outcome.unwrap_or_else(|panic| resume_unwind(panic))
+        })
+    }
+}
 
 impl Workers {
     pub(crate) fn start(threads: usize, stack_bytes: usize, sandbox: &Arc<Sandbox>) -> std::io::Result<Self> {
@@ -52,23 +69,34 @@ impl Workers {
         Ok(workers)
     }
 
-    /// Queues a job at once; the future waits for it. A job that panics panics there. Nothing is run for a future that
-    /// was dropped before.
-    pub(crate) fn run<T, F>(&self, job: F) -> impl Future<Output = T> + Send + use<T, F>
-    where
-        T: Send + 'static,
-        F: FnOnce(&GuestThread<'_>) -> T + Send + 'static,
-    {
+    /// Queues a job at once. It is not run if the outcome is dropped before.
+    pub(crate) fn run<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&GuestThread<'_>) -> T + Send + 'static,
+    ) -> Outcome<T> {
         let (reply, answer) = oneshot::channel();
         self.submit(move |thread| {
             if !reply.is_closed() {
                 let _ = reply.send(catch_unwind(AssertUnwindSafe(|| job(thread))));
             }
         });
-        async move {
-            let outcome = answer.await.expect("a job that is waited for is run");
-            outcome.unwrap_or_else(|panic| resume_unwind(panic))
+        Outcome(answer)
+    }
+
+    /// [`run`](Self::run), but on the calling thread, before this returns. What the job puts off is for the others.
+    pub(crate) fn run_here<T>(
+        &self,
+        sandbox: &Sandbox,
+        job: impl FnOnce(&GuestThread<'_>) -> T,
+    ) -> Outcome<T> {
+        let (reply, answer) = oneshot::channel();
+        let thread = GuestThread { sandbox, afterwards: RefCell::default() };
+        let _ = reply.send(catch_unwind(AssertUnwindSafe(|| job(&thread))));
+        let put_off = thread.afterwards.take();
+        if !put_off.is_empty() {
+            self.submit(move |thread| put_off.into_iter().for_each(|work| work(thread.sandbox)));
         }
+        Outcome(answer)
     }
 
     /// [`run`](Self::run) for threads that may block.
@@ -117,7 +145,7 @@ impl GuestThread<'_> {
     }
 
     /// Puts off what nobody needs to wait for until the job has answered.
-    pub(crate) fn afterwards(&self, work: impl FnOnce(&Sandbox) + 'static) {
+    pub(crate) fn afterwards(&self, work: impl FnOnce(&Sandbox) + Send + 'static) {
         self.afterwards.borrow_mut().push(Box::new(work));
     }
 }

@@ -128,6 +128,33 @@ async fn a_job_that_panics_does_so_where_it_is_waited_for_and_the_next_is_run() 
 }
 
 #[tokio::test]
+async fn an_urgent_job_runs_on_the_calling_thread_after_a_quick_call_and_only_then() {
+    let plugin = patient_host().load("hostile", &guest("hostile")).unwrap();
+    let (caller, of_jobs) = (std::thread::current().id(), plugin.clone());
+    let urgent = |name: &'static str| {
+        let plugin = of_jobs.clone();
+        of_jobs.run_urgent(move |thread| {
+            let built = plugin.build_on(thread, &mode(name));
+            (built.is_ok(), std::thread::current().id() == caller)
+        })
+    };
+    assert_eq!(urgent("good").await, (true, false), "nothing is known of it yet");
+    // On a machine that stands still for a moment no call is quick.
+    while urgent("good").await != (true, true) {}
+    assert!(build(&plugin, "good").await.is_ok());
+
+    while !plugin.run_urgent(move |_| std::thread::current().id() == caller).await {
+        build(&plugin, "good").await.unwrap();
+    }
+    let job = plugin.run_urgent(|_| -> u32 { panic!("a defect") });
+    let panic = tokio::spawn(job).await.unwrap_err().into_panic();
+    assert_eq!(panic.downcast_ref::<&str>(), Some(&"a defect"));
+
+    assert!(build(&plugin, "spin").await.is_err());
+    assert_eq!(urgent("good").await, (true, false), "the last call was slow");
+}
+
+#[tokio::test]
 async fn a_job_begins_at_once_and_one_that_nobody_waits_for_does_not_begin() {
     let plugin = PluginHost::new(Limits { threads: 1, ..Limits::default() })
         .unwrap()

@@ -25,7 +25,7 @@ pub(in crate::server) async fn did_change(server: &Server, params: Lenient<DidCh
             feedback::reacted(server, document, news.reactions);
             match applied {
                 Ok(edits) => {
-                    settle::edited(server, document);
+                    settle::edited(server, document, news.outdated);
                     if workspace.findings.edited(&uri, &edits) {
                         server.publish(&workspace, &uri);
                     }
