@@ -301,9 +301,6 @@ pub struct Served {
     pub on_gpu: bool,
 }
 
-/// Tokenized once a model is loaded. The first time takes a millisecond longer, which the first request would wait for.
-const SOME_CODE: &str = include_str!("../demo/inventory.py");
-
 /// Loads a model and the plugins, both at once.
 ///
 /// # Errors
@@ -343,7 +340,6 @@ pub fn load_and_watch(
     )
     .and_then(|frame| frame.ok_or_else(|| "it has no chat template".to_owned()));
     let hints = prompt_hints(&directory)?;
-    tokenizer.encode(SOME_CODE);
     let assembler = Assembler::new(Arc::new(PromptTokenizer(tokenizer)), SEGMENT_CACHE_BYTES);
     let failure = engine.failure();
     let generator = Arc::new(engine);
