@@ -1,8 +1,12 @@
 //! The model's vocabulary: text to token ids and back.
 
+mod word_encoder;
+mod words;
+
 use std::collections::HashMap;
 
 use tokenizers::{AddedVocabulary, ModelWrapper, PostProcessorWrapper, PreTokenizerWrapper};
+use word_encoder::WordEncoder;
 
 /// A Hugging Face `tokenizer.json` of the byte-level BPE kind, with control tokens kept apart from text.
 ///
@@ -12,6 +16,7 @@ use tokenizers::{AddedVocabulary, ModelWrapper, PostProcessorWrapper, PreTokeniz
 pub struct Tokenizer {
     /// Encodes text; knows no added token.
     encoder: tokenizers::Tokenizer,
+    words: Option<WordEncoder>,
     control_ids: HashMap<String, u32>,
     tokens: TokenTable,
     /// Token of each single byte; `None` for bytes that UTF-8 does not use and the vocabulary lacks.
@@ -42,7 +47,8 @@ impl Tokenizer {
         let text_ids = encoder.get_vocab(false);
         let tokens = TokenTable::new(&text_ids, &control_ids);
         let byte_tokens = byte_tokens(&text_ids)?;
-        Ok(Self { encoder, control_ids, tokens, byte_tokens })
+        let words = WordEncoder::of(&encoder);
+        Ok(Self { encoder, words, control_ids, tokens, byte_tokens })
     }
 
     /// Tokens of `text`, no more and no less: no beginning- or end-of-text token is added. Nothing in
@@ -51,13 +57,14 @@ impl Tokenizer {
     /// A tokenizer that normalizes (Qwen's composes accents, NFC) does so here, so decoding may give
     /// a canonically equal text rather than the same bytes.
     pub fn encode(&self, text: &str) -> Vec<u32> {
-        let Ok(encoding) = self.encoder.encode_fast(text, false) else {
+        let by_words = self.words.as_ref().and_then(|words| words.encode(self.encoder.get_model(), text));
+        let ids = match by_words.map_or_else(|| self.encode_by_library(text), Ok) {
+            Ok(ids) => ids,
             // The crate's error type covers cases such as a failing normalizer; bytes always work.
-            return self.encode_bytes(text.as_bytes()).collect();
+            Err(_) => return self.encode_bytes(text.as_bytes()).collect(),
         };
-        let ids = encoding.get_ids();
         if !ids.iter().any(|&id| self.is_control(id)) {
-            return ids.to_vec();
+            return ids;
         }
         // A vocabulary may list an added token among its BPE tokens too, reachable from text.
         ids.iter()
@@ -67,6 +74,10 @@ impl Tokenizer {
                 spelled.into_iter().flatten().chain(kept)
             })
             .collect()
+    }
+
+    fn encode_by_library(&self, text: &str) -> tokenizers::Result<Vec<u32>> {
+        Ok(self.encoder.encode_fast(text, false)?.get_ids().to_vec())
     }
 
     fn encode_bytes(&self, bytes: &[u8]) -> impl Iterator<Item = u32> {

@@ -2,13 +2,16 @@
 //!
 //! All of it is at the lowest priority, in slices so small that a keystroke hardly waits.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use redstart_engine::request::Priority;
+use redstart_plugins::GuestThread;
 use redstart_syntax::caret::{Caret, IndentUnit};
-use redstart_syntax::scope;
+use redstart_syntax::scope::{self, Scope};
 use redstart_syntax::trigger::{self, Situation, Trigger};
+use ropey::Rope;
 
 use crate::assistant::{Assistant, NoSuggestion, Suggestion};
 use crate::complete::Start;
@@ -18,6 +21,7 @@ use crate::typing::Typing;
 use crate::typing::anchor::Anchor;
 use crate::typing::flight::Flight;
 use crate::typing::totals::Account;
+use crate::window::normalized;
 
 impl Assistant {
     /// Begins to generate what comes after a suggestion on display, so that it is there when that is accepted. Takes
@@ -39,6 +43,34 @@ impl Assistant {
         if typing.take_off_ahead(snapshot, Arc::clone(&flight)) {
             let start = Start { asked: Instant::now(), held: Duration::ZERO };
             self.fly(&flight, typing, &text, &model, Priority::WarmUp, start);
+        }
+    }
+
+    /// Builds a prompt for a document that was opened and does not use it: it makes the plugin's code and data and the
+    /// tokens of the text from elsewhere, with which all prompts for it begin, ready for the first request.
+    pub async fn rehearse(&self, typing: &Arc<Typing>, snapshot: &Snapshot) {
+        if !self.works_ahead() {
+            return;
+        }
+        let Ok(model) = self.ready() else { return };
+        let caret = Caret::new(&snapshot.text, 0, snapshot.language);
+        let place = Arc::new(self.place(typing, snapshot, caret, Scope::SingleLine));
+        // First beside everything else, then, when it is quick, on the thread that requests build theirs on.
+        for priority in [Priority::WarmUp, Priority::Typing] {
+            let of_job = (Arc::clone(&model), Arc::clone(&place));
+            let build = move |thread: Option<&GuestThread<'_>>| Prepared::new(of_job.0, &of_job.1, thread);
+            if let Err(error) = model.plugins.run(priority, build).await {
+                tracing::debug!(error, "no prompt for a document that was opened");
+            }
+        }
+    }
+
+    /// Tokenizes these bytes of a document, on char boundaries, so that a prompt at a place in them need not.
+    pub fn learn(&self, text: &Rope, bytes: Range<usize>) {
+        if self.works_ahead()
+            && let Ok(model) = self.ready()
+        {
+            model.assembler.learn(&normalized(text, bytes.start, bytes.end));
         }
     }
 

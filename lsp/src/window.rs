@@ -102,7 +102,7 @@ fn char_floor(text: &Rope, byte: usize) -> usize {
     floor - usize::from(is_inside_break)
 }
 
-fn normalized(text: &Rope, start: usize, end: usize) -> String {
+pub(crate) fn normalized(text: &Rope, start: usize, end: usize) -> String {
     let slice = text.byte_slice(start..end);
     let owned = slice.to_string();
     if owned.contains('\r') { owned.replace("\r\n", "\n") } else { owned }

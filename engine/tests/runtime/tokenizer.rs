@@ -1,6 +1,7 @@
 //! Text to tokens and back, with the embedded model's tokenizer and, where given, Qwen2.5's.
 
 use std::path::Path;
+use std::sync::LazyLock;
 
 use proptest::prelude::*;
 use redstart_engine::tokenizer::Tokenizer;
@@ -150,10 +151,106 @@ fn a_tokenizer_may_be_shared_between_threads() {
     shared::<Tokenizer>();
 }
 
+/// The embedded tokenizer with other patterns: GPT-2's, Llama 3's, Qwen2's with accents composed, one that is not known.
+fn splitting_otherwise() -> Vec<Value> {
+    let nano: Value = serde_json::from_slice(&nano_file("tokenizer.json")).expect("JSON");
+    let with = |pre_tokenizer: Value, normalizer: Value| {
+        let mut json = nano.clone();
+        json["added_tokens"] = json!([]);
+        json["pre_tokenizer"] = pre_tokenizer;
+        json["normalizer"] = normalizer;
+        json
+    };
+    let bytes = |use_regex: bool| json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": use_regex});
+    let split = |pattern: &str| {
+        let split =
+            json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false});
+        json!({"type": "Sequence", "pretokenizers": [split, bytes(false)]})
+    };
+    let llama = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+    let qwen = llama.replace("{1,3}", "");
+    vec![
+        with(nano["pre_tokenizer"].clone(), Value::Null),
+        with(bytes(true), Value::Null),
+        with(split(llama), Value::Null),
+        with(split(&qwen), json!({"type": "NFC"})),
+        with(split(r"\p{L}+|\s+"), Value::Null),
+    ]
+}
+
+/// Ours, and the library's reading of the same file.
+fn both(json: &Value) -> (Tokenizer, tokenizers::Tokenizer) {
+    let bytes = serde_json::to_vec(json).expect("serializes");
+    let ours = Tokenizer::from_bytes(&bytes).expect("a tokenizer");
+    (ours, tokenizers::Tokenizer::from_bytes(&bytes).expect("a tokenizer"))
+}
+
+/// What the patterns tell apart: blanks and line ends of all kinds, letters, marks, digits, contractions, symbols.
+fn any_piece() -> impl Strategy<Value = String> {
+    let fixed = [
+        "\n",
+        "\r\n",
+        "\r",
+        "\n\n   ",
+        " \n",
+        "\t",
+        "    ",
+        "  ",
+        " ",
+        "\u{a0}",
+        "\u{2028}",
+        "\u{85}",
+        "\u{c}",
+        "\u{3000}",
+        "e\u{301}",
+        "\u{301}",
+        "é",
+        "ß",
+        "变量",
+        "عربي",
+        "👩\u{200d}💻",
+        "Ⅷ",
+        "²",
+        "12345",
+        "0",
+        "'s",
+        "'LL",
+        "'ſ",
+        "'",
+        "\"",
+        "self.",
+        "return",
+        "_x",
+        "<|im_end|>",
+        "/*",
+        "->",
+        "#",
+        "();",
+        "\0",
+        "a long identifierWithManyParts_of_it",
+    ];
+    prop_oneof![8 => prop::sample::select(fixed.to_vec()).prop_map(str::to_owned), 1 => any::<String>()]
+}
+
 proptest! {
     #[test]
+    fn words_are_encoded_as_the_library_does(pieces in prop::collection::vec(any_piece(), 0..24)) {
+        static BOTH: LazyLock<Vec<(Tokenizer, tokenizers::Tokenizer)>> =
+            LazyLock::new(|| splitting_otherwise().iter().map(both).collect());
+        let text = pieces.concat();
+        for (index, (ours, library)) in BOTH.iter().enumerate() {
+            let expected = library.encode(text.as_str(), false).expect("encodes");
+            // Twice: the second time its words are known.
+            for _ in 0..2 {
+                prop_assert_eq!(&ours.encode(&text), expected.get_ids(), "pattern {}", index);
+            }
+        }
+    }
+
+    #[test]
     fn any_text_comes_back(text in any::<String>()) {
-        let tokenizer = nano();
+        static NANO: LazyLock<Tokenizer> = LazyLock::new(nano);
+        let tokenizer = &*NANO;
         prop_assert_eq!(tokenizer.decode(&tokenizer.encode(&text)), text);
     }
 }

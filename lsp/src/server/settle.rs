@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::Server;
 use super::surroundings::Around;
 use crate::document::Document;
+use crate::model::SEGMENT_CACHE_BYTES;
 use crate::snapshot::Snapshot;
 
 /// After an edit the prompt is prefilled, unless a suggestion was asked for: an editor that waits before it asks
@@ -17,6 +18,11 @@ const SETTLED: Duration = Duration::from_millis(40);
 const PARSED: Duration = Duration::from_millis(100);
 /// After a pause this long other text from elsewhere may stand in the prompt: there is time to compute it.
 const PAUSE: Duration = Duration::from_millis(1200);
+/// Bytes of a document that are tokenized when it is opened: what the cache keeps besides as much again.
+const LEARNED: usize = SEGMENT_CACHE_BYTES / 2;
+/// Bytes tokenized at a time, and the pause after them: both some 10 ms.
+const SLICE: usize = 1 << 14;
+const BETWEEN_SLICES: Duration = Duration::from_millis(10);
 
 /// A document was opened, or other text from elsewhere is wanted in it.
 pub(super) fn opened(server: &Server, document: &Document) {
@@ -25,10 +31,31 @@ pub(super) fn opened(server: &Server, document: &Document) {
     server.background.spawn(async move {
         parse(&around.snapshot).await;
         // How much text from elsewhere is wanted depends on the model.
-        if model.wait_for(|state| state.ready().is_ok()).await.is_ok() {
-            blocking(move || surroundings.look_around(&around)).await;
+        if model.wait_for(|state| state.ready().is_ok()).await.is_err() {
+            return;
         }
+        let around = Arc::new(around);
+        let looking = Arc::clone(&around);
+        blocking(move || surroundings.look_around(&looking)).await;
+        around.assistant.rehearse(&around.typing, &around.snapshot).await;
+        learn(&around).await;
     });
+}
+
+/// Tokenizes a document, in slices with pauses between them, so that a prompt at a place where no caret was before takes
+/// no longer than the others.
+async fn learn(around: &Arc<Around>) {
+    let text = &around.snapshot.text;
+    let char_floor = |byte: usize| text.char_to_byte(text.byte_to_char(byte.min(text.len_bytes())));
+    let most = char_floor(LEARNED);
+    let mut start = 0;
+    while start < most {
+        let end = char_floor(start + SLICE).min(most);
+        let learning = Arc::clone(around);
+        blocking(move || learning.assistant.learn(&learning.snapshot.text, start..end)).await;
+        tokio::time::sleep(BETWEEN_SLICES).await;
+        start = end;
+    }
 }
 
 /// A document was edited. Gives back what it was before, once the request that comes with the edit is on its way.

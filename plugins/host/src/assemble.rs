@@ -136,6 +136,14 @@ impl Assembler {
         Ok(assembled)
     }
 
+    /// Tokenizes a text that prompts may have a part of, so that they find it in the cache. A part's first blocks may
+    /// be others than the whole's.
+    pub fn learn(&self, text: &str) {
+        for block in self.cuts.blocks(text) {
+            self.tokens(block);
+        }
+    }
+
     /// The segments in their final order, tokenized.
     fn parts<'a>(&self, prompt: &'a Prompt) -> Result<Vec<Part<'a>>, AssembleError> {
         let mut order: Vec<(usize, &Segment)> = prompt.segments.iter().enumerate().collect();
@@ -165,11 +173,18 @@ impl Assembler {
     }
 
     fn encode(&self, text: &str, units: &mut Vec<Unit>) {
-        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
-        for block in self.cuts.blocks(text) {
-            let tokens = cache.get_or_insert(block, || self.tokenizer.encode(block).into());
-            units.push(Unit::new(tokens, false));
+        units.extend(self.cuts.blocks(text).map(|block| Unit::new(self.tokens(block), false)));
+    }
+
+    /// The tokens of a block. Others may look up theirs while one is tokenized.
+    fn tokens(&self, block: &str) -> Arc<[u32]> {
+        let cache = || self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(tokens) = cache().get(block) {
+            return tokens;
         }
+        let tokens: Arc<[u32]> = self.tokenizer.encode(block).into();
+        cache().insert(block.into(), tokens.clone());
+        tokens
     }
 }
 

@@ -18,16 +18,16 @@ impl SegmentCache {
         Self { young: HashMap::new(), old: HashMap::new(), young_bytes: 0, generation_bytes: bytes / 2 }
     }
 
-    pub(super) fn get_or_insert(&mut self, text: &str, encode: impl FnOnce() -> Arc<[u32]>) -> Arc<[u32]> {
+    pub(super) fn get(&mut self, text: &str) -> Option<Arc<[u32]>> {
         if let Some(tokens) = self.young.get(text) {
-            return tokens.clone();
+            return Some(tokens.clone());
         }
-        let (text, tokens) = self.old.remove_entry(text).unwrap_or_else(|| (text.into(), encode()));
+        let (text, tokens) = self.old.remove_entry(text)?;
         self.insert(text, tokens.clone());
-        tokens
+        Some(tokens)
     }
 
-    fn insert(&mut self, text: Box<str>, tokens: Arc<[u32]>) {
+    pub(super) fn insert(&mut self, text: Box<str>, tokens: Arc<[u32]>) {
         if text.len() > self.generation_bytes {
             return;
         }
@@ -35,8 +35,11 @@ impl SegmentCache {
             self.old = std::mem::take(&mut self.young);
             self.young_bytes = 0;
         }
-        self.young_bytes += text.len();
-        self.young.insert(text, tokens);
+        let bytes = text.len();
+        // Two threads may have tokenized the same.
+        if self.young.insert(text, tokens).is_none() {
+            self.young_bytes += bytes;
+        }
     }
 
     #[cfg(test)]
