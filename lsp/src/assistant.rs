@@ -13,6 +13,7 @@ pub use redstart_syntax::trigger::Trigger;
 
 use crate::model::{LoadedModel, ModelState, ModelWatch};
 use crate::power;
+use crate::readers::Readers;
 use crate::snapshot::Snapshot;
 use crate::typing::Typing;
 use crate::typing::options::{Ahead, TypingOptions};
@@ -136,6 +137,7 @@ pub struct Assistant {
     ahead: Mutex<Ahead>,
     pub(crate) ledger: Ledger,
     pub(crate) speed: Arc<Mutex<EngineSpeed>>,
+    pub(crate) readers: Readers,
 }
 
 impl Assistant {
@@ -148,7 +150,7 @@ impl Assistant {
     /// does both.
     pub fn with_reviewer(model: ModelWatch, reviewer: ModelWatch, options: TypingOptions) -> Arc<Self> {
         let (ahead, ledger, speed) = Default::default();
-        Arc::new(Self { model, reviewer, options, ahead, ledger, speed })
+        Arc::new(Self { model, reviewer, options, ahead, ledger, speed, readers: Readers::start() })
     }
 
     /// Takes over the setting of when to work ahead.

@@ -5,7 +5,6 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
-use futures_util::future::join_all;
 use redstart_engine::generator::Generation;
 use redstart_engine::request::Priority;
 use redstart_plugins::GuestThread;
@@ -13,6 +12,7 @@ use redstart_syntax::caret::Caret;
 use redstart_syntax::scope::{self, Scope};
 use redstart_syntax::shape::{self, Shaped};
 use redstart_syntax::trigger::{self, Situation, Trigger};
+use tokio::task::JoinSet;
 use tokio::time::sleep_until;
 
 use crate::assistant::{Assistant, NoSuggestion, Source, Suggestion, SuggestionStats};
@@ -200,7 +200,7 @@ impl Assistant {
         Place { snapshot: snapshot.clone(), caret, scope, snippets: typing.snippets(), windows }
     }
 
-    /// Runs a generation on a task of its own, until it lands or is cancelled.
+    /// Runs a generation on a task of its own, until it lands or is cancelled. Its prompt is built on the way.
     pub(crate) fn fly(
         &self,
         flight: &Arc<Flight>,
@@ -220,7 +220,7 @@ impl Assistant {
         let of_job = Arc::clone(&pilot);
         let taking_off = model.plugins.run(priority, move |thread| of_job.take_off(priority, thread));
         let (typing, speed) = (Arc::downgrade(typing), Arc::clone(&self.speed));
-        tokio::spawn(async move {
+        self.readers.handle().spawn(async move {
             let flight = &pilot.flight;
             let landing = match AssertUnwindSafe(pilot.run(taking_off)).catch_unwind().await {
                 Ok(landing) => landing,
@@ -360,26 +360,59 @@ impl Assistant {
         let of_job = (Arc::clone(&model), Arc::clone(&place));
         let prepared =
             model.plugins.run(Priority::Action, move |thread| Prepared::new(of_job.0, &of_job.1, thread));
-        let Ok(prepared) = prepared.await else { return Vec::new() };
-        let (prepared, place) = (&prepared, &*place);
-        let draw = |(seed, temperature): (u64, f32)| async move {
-            let generation = prepared
-                .submit(&place.snapshot, Priority::Typing, |params| {
-                    params.temperature = temperature;
-                    params.top_p = 0.95;
-                    params.seed = Some(seed);
-                })
-                .ok()?;
-            let mut reader = prepared.reader(place, asked.started);
-            let account = Account::new(&self.ledger);
-            let raw = reader.read(generation, |_| account.token()).await.ok()?;
-            let shaped = shape::shape(&prepared.insertion(raw).await, &place.caret, scope)?;
-            let anchor = Anchor::new(&place.snapshot, place.caret.byte(), shaped.replace);
-            let draft = Arc::new(Draft::new(anchor, "", "", &shaped, reader.stats.clone(), account));
+        let Ok(prepared) = prepared.await.map(Arc::new) else { return Vec::new() };
+        // Dropped with the request, and the generations with it.
+        let mut drawing = JoinSet::new();
+        for (seed, temperature) in (1..).zip(TEMPERATURES) {
+            let drawn = Drawn {
+                prepared: Arc::clone(&prepared),
+                place: Arc::clone(&place),
+                ledger: self.ledger.clone(),
+            };
+            drawing.spawn_on(drawn.draw(seed, temperature, asked.started), &self.readers.handle());
+        }
+        let mut drawn: Vec<(u64, Draft, Shaped)> = Vec::new();
+        while let Some(next) = drawing.join_next().await {
+            match next {
+                Ok(found) => drawn.extend(found),
+                Err(error) if error.is_panic() => resume_unwind(error.into_panic()),
+                Err(_) => {}
+            }
+        }
+        drawn.sort_by_key(|(seed, ..)| *seed);
+        let keep = |(_, draft, shaped)| {
+            let draft = Arc::new(draft);
             asked.typing.keep(asked.snapshot, &draft);
-            Some(suggestion_of(Rest { draft, shaped }, Source::Engine, asked))
+            suggestion_of(Rest { draft, shaped }, Source::Engine, asked)
         };
-        join_all((1..).zip(TEMPERATURES).map(draw)).await.into_iter().flatten().collect()
+        drawn.into_iter().map(keep).collect()
+    }
+}
+
+/// A less likely suggestion for a prompt.
+struct Drawn {
+    prepared: Arc<Prepared>,
+    place: Arc<Place>,
+    ledger: Ledger,
+}
+
+impl Drawn {
+    async fn draw(self, seed: u64, temperature: f32, started: Instant) -> Option<(u64, Draft, Shaped)> {
+        let Self { prepared, place, ledger } = self;
+        let generation = prepared
+            .submit(&place.snapshot, Priority::Typing, |params| {
+                params.temperature = temperature;
+                params.top_p = 0.95;
+                params.seed = Some(seed);
+            })
+            .ok()?;
+        let mut reader = prepared.reader(&place, started);
+        let account = Account::new(&ledger);
+        let raw = reader.read(generation, |_| account.token()).await.ok()?;
+        let shaped = shape::shape(&prepared.insertion(raw).await, &place.caret, place.scope)?;
+        let anchor = Anchor::new(&place.snapshot, place.caret.byte(), shaped.replace);
+        let draft = Draft::new(anchor, "", "", &shaped, reader.stats.clone(), account);
+        Some((seed, draft, shaped))
     }
 }
 

@@ -22,6 +22,7 @@ pub mod loader;
 pub mod model;
 pub mod plugins;
 mod power;
+mod readers;
 pub mod record;
 pub mod review;
 pub mod server;
