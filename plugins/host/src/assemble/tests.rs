@@ -168,6 +168,21 @@ fn typing_tokenizes_the_last_block_only() {
     }
 }
 
+#[test]
+fn a_part_of_what_was_learned_is_tokenized_at_its_ends_only() {
+    let words = Arc::new(Words::default());
+    let assembler = Assembler::new(words.clone(), 1 << 20);
+    assembler.learn(&lines(0..2000));
+    let before = words.encoded_bytes.load(Ordering::Relaxed);
+    let part = lines(700..900);
+    let segment = text(&part, Stability::Line, Trim::Keep, 9);
+    let assembled =
+        assembler.assemble(&prompt(vec![segment]), Budget { max_prompt_tokens: 1 << 20 }).unwrap();
+    let cost = words.encoded_bytes.load(Ordering::Relaxed) - before;
+    assert!(cost < part.len() / 8, "{cost} bytes tokenized of {}", part.len());
+    assert_eq!(assembled.tokens, encode(&part));
+}
+
 /// Takes line ends and the blanks after them, up to the one before the next word, as GPT-2's pattern does.
 struct Blanks;
 
