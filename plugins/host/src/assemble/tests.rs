@@ -172,9 +172,12 @@ fn typing_tokenizes_the_last_block_only() {
 fn a_part_of_what_was_learned_is_tokenized_at_its_ends_only() {
     let words = Arc::new(Words::default());
     let assembler = Assembler::new(words.clone(), 1 << 20);
-    assembler.learn(&lines(0..2000));
+    let code = |lines: Range<usize>| -> String {
+        lines.map(|line| format!("    values[{line}] = scaled(values, {line})\n")).collect()
+    };
+    assembler.learn(&code(0..2000));
     let before = words.encoded_bytes.load(Ordering::Relaxed);
-    let part = lines(700..900);
+    let part = code(700..900);
     let segment = text(&part, Stability::Line, Trim::Keep, 9);
     let assembled =
         assembler.assemble(&prompt(vec![segment]), Budget { max_prompt_tokens: 1 << 20 }).unwrap();
