@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,8 @@ use tokio::sync::watch;
 
 use crate::backend::{Backend, BackendError, DeviceSteps, MAX_STARTED};
 use crate::generator::{Generation, Generator, ModelInfo};
-use crate::request::{Request, SubmitError};
+use crate::inbox::{Arrival, Inbox};
+use crate::request::{Event, FinishReason, Request, SubmitError, Usage};
 pub use crate::scheduler::EngineStats;
 use crate::scheduler::{Scheduler, SchedulerConfig};
 use crate::step_output::StepOutput;
@@ -107,23 +108,12 @@ pub struct Engine {
     thread: Option<JoinHandle<()>>,
 }
 
-/// What the callers and the engine thread share. The lock is held to submit, plan and apply; never
-/// while the backend computes.
+/// What the callers and the engine thread share.
 #[derive(Debug)]
 struct Shared {
-    state: Mutex<State>,
-    /// Signalled when there is work, or the engine shall stop. A cancelled generation needs no signal:
-    /// while one exists the thread is not asleep.
-    wake: Condvar,
-}
-
-#[derive(Debug)]
-struct State {
-    scheduler: Scheduler,
-    /// Set by the owner to end the thread.
-    shutdown: bool,
-    /// Why the thread ended, once it did.
-    stopped: Option<String>,
+    inbox: Inbox,
+    /// Held to plan and to apply; never while the backend computes. Only the engine thread and [`Engine::stats`] take it.
+    scheduler: Mutex<Scheduler>,
     /// Told when the thread ended by itself.
     failed: watch::Sender<Option<String>>,
 }
@@ -131,8 +121,8 @@ struct State {
 impl Shared {
     /// The lock protects against concurrent use, not against a panic half way: after one, the thread
     /// ends and the scheduler is only used to tell the callers.
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn scheduler(&self) -> MutexGuard<'_, Scheduler> {
+        self.scheduler.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -152,9 +142,9 @@ impl Engine {
         info.max_model_len = config.max_model_len;
         info.vocab_size = config.vocab_size;
         let scheduler = Scheduler::new(config, info.tokenizer.clone());
+        let inbox = Inbox::new(scheduler.admission());
         let failed = watch::channel(None).0;
-        let state = State { scheduler, shutdown: false, stopped: None, failed };
-        let shared = Arc::new(Shared { state: Mutex::new(state), wake: Condvar::new() });
+        let shared = Arc::new(Shared { inbox, scheduler: Mutex::new(scheduler), failed });
         let thread = std::thread::Builder::new()
             .name("redstart-engine".into())
             .spawn({
@@ -168,12 +158,14 @@ impl Engine {
     /// Becomes the reason when the engine stops by itself: its device is lost, or a defect brought it down. Then
     /// it serves no more and another must be started. Closed when the engine is dropped.
     pub fn failure(&self) -> watch::Receiver<Option<String>> {
-        self.shared.lock().failed.subscribe()
+        self.shared.failed.subscribe()
     }
 
     /// A snapshot of the engine's counters. Waits for no step.
     pub fn stats(&self) -> EngineStats {
-        self.shared.lock().scheduler.stats()
+        let scheduler = self.shared.scheduler();
+        let stats = scheduler.stats();
+        EngineStats { waiting: stats.waiting + self.shared.inbox.len(), ..stats }
     }
 }
 
@@ -183,22 +175,13 @@ impl Generator for Engine {
     }
 
     fn submit(&self, request: Request) -> Result<Generation, SubmitError> {
-        let mut state = self.shared.lock();
-        if let Some(reason) = &state.stopped {
-            return Err(SubmitError::Stopped(reason.clone()));
-        }
-        let (sender, generation) = Generation::channel();
-        state.scheduler.submit(request, sender, generation.submitted())?;
-        drop(state);
-        self.shared.wake.notify_one();
-        Ok(generation)
+        self.shared.inbox.submit(request)
     }
 }
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        self.shared.lock().shutdown = true;
-        self.shared.wake.notify_one();
+        self.shared.inbox.shut_down();
         if let Some(thread) = self.thread.take() {
             // The thread catches its own panics.
             let _ = thread.join();
@@ -278,17 +261,24 @@ fn run_until_stopped(shared: &Shared, backend: &mut dyn Backend) {
     };
     let reason = failure.clone().unwrap_or_else(|| "it was shut down".to_owned());
     tracing::debug!(%reason, "the engine thread ends");
-    let mut state = shared.lock();
     let message = format!("the engine stopped: {reason}");
-    state.stopped = Some(reason);
+    // The scheduler first: whoever has its lock finds each request in one of the two.
+    let mut scheduler = shared.scheduler();
+    let never_taken = shared.inbox.close(reason);
+    // Before the callers are told: they may ask.
+    if failure.is_some() {
+        shared.failed.send_replace(failure);
+    }
+    for Arrival { request, sender, submitted } in never_taken {
+        let usage =
+            Usage { prompt_tokens: request.prompt.len(), total: submitted.elapsed(), ..Usage::default() };
+        sender.send(Event::Finished(FinishReason::Failed(message.clone()), usage));
+    }
     // After a panic of the scheduler its contracts may not hold; then the receivers find their channel
     // closed.
-    let told = catch_unwind(AssertUnwindSafe(|| state.scheduler.fail_all(&message, Instant::now())));
+    let told = catch_unwind(AssertUnwindSafe(|| scheduler.fail_all(&message, Instant::now())));
     if told.is_err() {
         tracing::error!("the scheduler was left in disorder");
-    }
-    if failure.is_some() {
-        state.failed.send_replace(failure);
     }
 }
 
@@ -300,22 +290,24 @@ fn run(shared: &Shared, device: &mut dyn DeviceSteps) -> Result<(), BackendError
     let mut plan = StepPlan::default();
     let mut output = StepOutput::default();
     let mut pace = Pace::default();
-    loop {
-        let mut state = shared.lock();
-        while !state.shutdown && !state.scheduler.has_work() {
-            state = shared.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
-        if state.shutdown {
-            return Ok(());
+    let mut arrivals = Vec::new();
+    let mut has_work = false;
+    while shared.inbox.wait(has_work) {
+        let mut scheduler = shared.scheduler();
+        shared.inbox.take(&mut arrivals);
+        for Arrival { request, sender, submitted } in arrivals.drain(..) {
+            scheduler.take_over(request, sender, submitted);
         }
         let planned = match pace.started.len() {
-            0 => state.scheduler.schedule(&mut plan, Instant::now()),
+            0 => scheduler.schedule(&mut plan, Instant::now()),
             1 if pace.is_short() && device.may_run_ahead() => {
-                state.scheduler.schedule_ahead(&mut plan, Instant::now())
+                scheduler.schedule_ahead(&mut plan, Instant::now())
             }
             _ => false,
         };
-        drop(state);
+        shared.inbox.set_waiting(scheduler.waiting());
+        has_work = scheduler.has_work();
+        drop(scheduler);
         if planned {
             pace.start();
             if let Err(error) = device.start(&plan) {
@@ -331,7 +323,7 @@ fn run(shared: &Shared, device: &mut dyn DeviceSteps) -> Result<(), BackendError
         match device.finish(&mut output) {
             Ok(()) => {
                 pace.finish();
-                shared.lock().scheduler.apply(&output, Instant::now());
+                shared.scheduler().apply(&output, Instant::now());
             }
             Err(error) => {
                 give_up(shared, error)?;
@@ -339,6 +331,7 @@ fn run(shared: &Shared, device: &mut dyn DeviceSteps) -> Result<(), BackendError
             }
         }
     }
+    Ok(())
 }
 
 /// Fails what was running when a step failed. A lost device is handed on instead, for the engine to stop.
@@ -347,7 +340,7 @@ fn give_up(shared: &Shared, error: BackendError) -> Result<(), BackendError> {
     if matches!(error, BackendError::Lost(_)) {
         return Err(error);
     }
-    shared.lock().scheduler.fail_running(&error.to_string(), Instant::now());
+    shared.scheduler().fail_running(&error.to_string(), Instant::now());
     Ok(())
 }
 

@@ -67,7 +67,7 @@ impl Control {
         self.awaited.store(true, Ordering::Release);
     }
 
-    fn is_cancelled(&self) -> bool {
+    pub(crate) fn is_cancelled(&self) -> bool {
         self.cancelled.load(Ordering::Acquire)
     }
 
@@ -148,6 +148,11 @@ impl GenerationSender {
     /// Sends an event; a receiver that is gone is not an error.
     pub fn send(&self, event: Event) {
         let _ = self.events.send(event);
+    }
+
+    /// What the receiver can say, for others to hear.
+    pub(crate) fn control(&self) -> Control {
+        self.control.clone()
     }
 
     /// Whether the receiver was dropped, or cancelled.

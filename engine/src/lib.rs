@@ -20,6 +20,7 @@
 //!
 //! This crate knows no editor and no prompt.
 
+mod admission;
 pub mod awq;
 pub mod backend;
 pub mod block_pool;
@@ -30,6 +31,7 @@ pub mod cuda;
 pub mod detokenizer;
 pub mod engine;
 pub mod generator;
+mod inbox;
 pub mod inspect;
 mod plan_check;
 pub mod prefix_index;

@@ -23,6 +23,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::admission::{Admission, Waiting};
 use crate::block_pool::BlockPool;
 use crate::generator::GenerationSender;
 use crate::prefix_index::{BlockHasher, fnv1a_128};
@@ -195,21 +196,36 @@ impl Scheduler {
         sender: GenerationSender,
         now: Instant,
     ) -> Result<SequenceId, SubmitError> {
-        self.check(&request)?;
-        let superseded = |sequence: &Sequence| {
+        self.admission().check(&request, self.waiting())?;
+        Ok(self.take_over(request, sender, now))
+    }
+
+    /// What it demands of requests.
+    pub(crate) fn admission(&self) -> Admission {
+        Admission::new(&self.config, self.tokenizer.is_some())
+    }
+
+    /// The requests that wait for their first step.
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = Waiting> {
+        let waiting = self.sequences.iter().filter(|sequence| !sequence.started);
+        waiting.map(|sequence| Waiting {
+            priority: sequence.priority,
+            supersede_key: sequence.supersede_key,
+            control: sequence.stream.control(),
+        })
+    }
+
+    /// As [`submit`](Self::submit), for a request that was [admitted](Self::admission).
+    pub(crate) fn take_over(
+        &mut self,
+        request: Request,
+        sender: GenerationSender,
+        now: Instant,
+    ) -> SequenceId {
+        let superseded = |sequence: &&Sequence| {
             request.supersede_key.is_some() && sequence.supersede_key == request.supersede_key
         };
-        let waits_before = |sequence: &&Sequence| {
-            !sequence.started
-                && sequence.priority >= request.priority
-                && !superseded(sequence)
-                && !sequence.stream.is_cancelled()
-        };
-        let waiting = self.sequences.iter().filter(waits_before).count();
-        if waiting >= self.config.max_waiting {
-            return Err(SubmitError::QueueFull { limit: self.config.max_waiting });
-        }
-        let older: Vec<SequenceId> = self.sequences.iter().filter(|s| superseded(s)).map(|s| s.id).collect();
+        let older: Vec<SequenceId> = self.sequences.iter().filter(superseded).map(|s| s.id).collect();
         for id in older {
             self.end(id, FinishReason::Superseded, now);
         }
@@ -217,27 +233,7 @@ impl Scheduler {
         self.next_id += 1;
         let stream = TokenStream::new(sender, self.tokenizer.clone(), request.params.stop.clone());
         self.sequences.push(Sequence::new(id, request, stream, now));
-        Ok(id)
-    }
-
-    fn check(&self, request: &Request) -> Result<(), SubmitError> {
-        if request.prompt.is_empty() {
-            return Err(SubmitError::EmptyPrompt);
-        }
-        let limit = self.config.max_model_len - 1;
-        if request.prompt.len() > limit {
-            return Err(SubmitError::PromptTooLong { tokens: request.prompt.len(), limit });
-        }
-        let vocab_size = self.config.vocab_size;
-        if let Some(&id) = request.prompt.iter().find(|&&id| id as usize >= vocab_size) {
-            return Err(SubmitError::UnknownToken { id, vocab_size });
-        }
-        check_params(&request.params)?;
-        let uses_text = !request.params.stop.is_empty() || !request.params.begins_with.is_empty();
-        if uses_text && self.tokenizer.is_none() {
-            return Err(SubmitError::NoTokenizer);
-        }
-        Ok(())
+        id
     }
 
     /// Ends a sequence at once, or after the step it is part of. Does nothing when it has ended.
@@ -724,18 +720,4 @@ fn beginnings(beginning: &[u8], tokenizer: &Tokenizer, vocab_size: usize) -> Arc
         ids.filter(|&id| agrees(id)).fold(0, |word, id| word | 1 << (id - first))
     };
     (0..vocab_size).step_by(32).map(word).collect()
-}
-
-fn check_params(params: &SamplingParams) -> Result<(), SubmitError> {
-    let SamplingParams { temperature, top_p, .. } = *params;
-    let message = if !(temperature.is_finite() && temperature >= 0.0) {
-        format!("temperature must be 0 or more, not {temperature}")
-    } else if !(top_p > 0.0 && top_p <= 1.0) {
-        format!("top_p must be more than 0 and at most 1, not {top_p}")
-    } else if params.stop.iter().any(String::is_empty) {
-        "a stop text must not be empty".to_owned()
-    } else {
-        return Ok(());
-    };
-    Err(SubmitError::BadParameter(message))
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::detokenizer::Detokenizer;
-use crate::generator::GenerationSender;
+use crate::generator::{Control, GenerationSender};
 use crate::request::{Event, FinishReason, Token, Usage};
 use crate::stop::StopMatcher;
 use crate::tokenizer::Tokenizer;
@@ -39,6 +39,11 @@ impl TokenStream {
     /// Whether the receiver cancelled or is gone.
     pub(crate) fn is_cancelled(&self) -> bool {
         self.sender.is_cancelled()
+    }
+
+    /// What the receiver can say, for others to hear.
+    pub(crate) fn control(&self) -> Control {
+        self.sender.control()
     }
 
     /// Whether the receiver waits, whatever the request was submitted as.

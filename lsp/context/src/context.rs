@@ -115,7 +115,7 @@ impl ContextIndex {
     pub fn opened(&self, path: &Path, text: Rope) {
         let left = self.shared.documents().opened(path, text);
         self.shared.outlines.forget_targets();
-        self.shared.update(left);
+        self.shared.left(left);
         self.shared.send(Job::Update(path.to_path_buf()));
     }
 
@@ -123,13 +123,13 @@ impl ContextIndex {
     /// keystroke: shares the ropes and reads no text.
     pub fn edited(&self, path: &Path, before: &Rope, after: &Rope, bytes: Range<usize>, inserted_len: usize) {
         let left = self.shared.documents().edited(path, before, after, bytes, inserted_len);
-        self.shared.update(left);
+        self.shared.left(left);
     }
 
     /// The user is at `byte` of a document.
     pub fn visited(&self, path: &Path, byte: usize) {
         let left = self.shared.documents().visited(path, byte);
-        self.shared.update(left);
+        self.shared.left(left);
     }
 
     /// A document was saved.
@@ -291,10 +291,15 @@ impl Shared {
         }
     }
 
-    fn update(&self, path: Option<PathBuf>) {
+    fn left(&self, path: Option<PathBuf>) {
         if let Some(path) = path {
-            self.send(Job::Update(path));
+            self.send(Job::Left(path));
         }
+    }
+
+    /// The indexing thread is about to read a document that was left.
+    pub(crate) fn reading(&self, path: &Path) {
+        self.documents().reading(path);
     }
 
     /// Called by the indexing thread after each piece of work.

@@ -29,6 +29,8 @@ pub(crate) struct Document {
     pub(crate) log: EditLog,
     pub(crate) diagnostics: Vec<Diagnostic>,
     saved_version: u64,
+    /// Whether it was left with unsaved changes that are not [read](Documents::reading) yet.
+    is_left: bool,
 }
 
 /// Documents by the path that the editor names them by.
@@ -45,7 +47,8 @@ pub(crate) struct Documents {
 pub(crate) type Snapshot = Vec<(PathBuf, Document)>;
 
 impl Documents {
-    /// Notes that a document was opened. Returns a path that is now left for this one, if it has unsaved changes.
+    /// Notes that a document was opened. Returns a path that is now left for this one, with unsaved changes and for the first
+    /// time since it was [read](Self::reading).
     pub(crate) fn opened(&mut self, path: &Path, text: Rope) -> Option<PathBuf> {
         let now = self.tick();
         let document = self.by_path.entry(path.to_path_buf()).or_insert_with(|| Document::new(text.clone()));
@@ -60,7 +63,8 @@ impl Documents {
         self.visit(path, None)
     }
 
-    /// Notes an edit. Returns a path that is now left for this one, if it has unsaved changes.
+    /// Notes an edit. Returns a path that is now left for this one, with unsaved changes and for the first
+    /// time since it was [read](Self::reading).
     pub(crate) fn edited(
         &mut self,
         path: &Path,
@@ -85,8 +89,7 @@ impl Documents {
         self.visit(path, Some(bytes.start.saturating_add(inserted_len)))
     }
 
-    /// Notes that the user is at `byte`. Returns a path that is now left for this one, if it has unsaved
-    /// changes.
+    /// Notes that the user is at `byte`. Returns a path that is now left for this one, as [`opened`](Self::opened) does.
     pub(crate) fn visited(&mut self, path: &Path, byte: usize) -> Option<PathBuf> {
         self.visit(path, Some(byte))
     }
@@ -102,7 +105,16 @@ impl Documents {
             return None;
         }
         let left = self.active.replace(path.to_path_buf())?;
-        self.by_path.get(&left).filter(|document| document.is_dirty()).map(|_| left)
+        let document = self.by_path.get_mut(&left).filter(|document| document.is_dirty())?;
+        let was_left = std::mem::replace(&mut document.is_left, true);
+        (!was_left).then_some(left)
+    }
+
+    /// A document that was left is about to be read: when it is left again, that is news again.
+    pub(crate) fn reading(&mut self, path: &Path) {
+        if let Some(document) = self.by_path.get_mut(path) {
+            document.is_left = false;
+        }
     }
 
     pub(crate) fn saved(&mut self, path: &Path) {
@@ -168,6 +180,7 @@ impl Document {
             version: 0,
             saved_version: 0,
             is_open: true,
+            is_left: false,
             diagnostics: Vec::new(),
         }
     }
@@ -200,6 +213,12 @@ mod tests {
         let snapshot = documents.snapshot();
         let paths: Vec<_> = snapshot.iter().map(|(path, document)| (path.to_str(), document.place)).collect();
         assert_eq!(paths, [(Some("/b"), 3), (Some("/a"), 1)]);
+        documents.visited(Path::new("/a"), 0);
+        assert_eq!(documents.visited(Path::new("/b"), 0), None, "nobody has read it yet");
+        documents.reading(Path::new("/a"));
+        documents.visited(Path::new("/a"), 0);
+        assert_eq!(documents.visited(Path::new("/b"), 0), Some("/a".into()), "left again");
+        documents.reading(Path::new("/a"));
         documents.saved(Path::new("/a"));
         documents.visited(Path::new("/a"), 0);
         assert_eq!(documents.visited(Path::new("/b"), 0), None, "saved");

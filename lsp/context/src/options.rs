@@ -45,6 +45,10 @@ pub struct IndexOptions {
     pub work_slice: Duration,
     /// How long it rests between two slices.
     pub rest: Duration,
+    /// After an edited document was left for another, how long until its changes are in the index.
+    pub left: Duration,
+    /// What the indexing thread calls first, for example to give way to others.
+    pub on_thread_start: fn(),
 }
 
 impl ContextOptions {
@@ -98,6 +102,8 @@ impl Default for IndexOptions {
             max_memory_bytes: 40 << 20,
             work_slice: Duration::from_millis(4),
             rest: Duration::from_millis(4),
+            left: Duration::from_millis(500),
+            on_thread_start: || {},
         }
     }
 }

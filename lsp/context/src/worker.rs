@@ -3,10 +3,11 @@
 //! It works in slices of a few milliseconds with a rest after each, and takes no lock while it reads. Locks are taken
 //! to store one file's result.
 
+use std::collections::VecDeque;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, TryRecvError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -28,6 +29,8 @@ pub(crate) enum Job {
     Scan,
     /// Bring one file up to date, or what is in a directory.
     Update(PathBuf),
+    /// The same for a document that the user left with changes: after a while, since it may be for a moment only.
+    Left(PathBuf),
     /// Make the outline of an admitted file.
     Outline(PathBuf),
 }
@@ -37,11 +40,16 @@ pub(crate) struct Worker {
     shared: Arc<Shared>,
     jobs: Receiver<Job>,
     scan: Option<Scan>,
+    /// Documents that were left, and when it is their turn; the oldest first.
+    left: VecDeque<(Instant, PathBuf)>,
     /// Counts scans, to tell files that the last one did not find.
     scans: u64,
     /// Time worked since the last rest.
     worked: Duration,
 }
+
+/// The index that the thread worked for is gone.
+struct Disconnected;
 
 /// A walk that is under way.
 struct Scan {
@@ -53,39 +61,56 @@ struct Scan {
 
 impl Worker {
     pub(crate) fn new(shared: Arc<Shared>, jobs: Receiver<Job>) -> Self {
-        Self { shared, jobs, scan: None, scans: 0, worked: Duration::ZERO }
+        Self { shared, jobs, scan: None, left: VecDeque::new(), scans: 0, worked: Duration::ZERO }
     }
 
     /// Runs until the other end of the channel is gone or the index is dropped.
     pub(crate) fn run(mut self) {
+        (self.shared.options.index.on_thread_start)();
         secret_lines::prepare();
-        loop {
-            let job = if self.scan.is_some() {
-                match self.jobs.try_recv() {
-                    Ok(job) => Some(job),
-                    Err(TryRecvError::Empty) => None,
-                    Err(TryRecvError::Disconnected) => return,
-                }
-            } else {
-                match self.jobs.recv() {
-                    Ok(job) => Some(job),
-                    Err(_) => return,
-                }
-            };
+        while let Ok(job) = self.next() {
             if self.shared.is_stopped() {
                 return;
             }
             let started = Instant::now();
-            let had_job = job.is_some();
+            let is_done = job.as_ref().is_some_and(|job| !matches!(job, Job::Left(_)));
             match job {
                 Some(Job::Scan) => self.start_scan(),
                 Some(Job::Update(path)) => self.update(&path),
+                Some(Job::Left(path)) => {
+                    self.left.push_back((started + self.shared.options.index.left, path));
+                }
                 Some(Job::Outline(path)) => self.prepare_outline(&path),
                 None => self.scan_on(started),
             }
             self.sweep();
-            self.shared.note_progress(had_job, self.scan.is_some());
+            self.shared.note_progress(is_done, self.scan.is_some());
             self.rest(started.elapsed());
+        }
+    }
+
+    /// The next job; none while there is something to scan, or when it is time to look again. Fails when the index is
+    /// gone.
+    fn next(&mut self) -> Result<Option<Job>, Disconnected> {
+        let now = Instant::now();
+        if let Some((_, path)) = self.left.pop_front_if(|(due, _)| *due <= now) {
+            self.shared.reading(&path);
+            return Ok(Some(Job::Update(path)));
+        }
+        if self.scan.is_some() {
+            return match self.jobs.try_recv() {
+                Ok(job) => Ok(Some(job)),
+                Err(TryRecvError::Empty) => Ok(None),
+                Err(TryRecvError::Disconnected) => Err(Disconnected),
+            };
+        }
+        let Some((due, _)) = self.left.front() else {
+            return self.jobs.recv().map(Some).map_err(|_| Disconnected);
+        };
+        match self.jobs.recv_timeout(*due - now) {
+            Ok(job) => Ok(Some(job)),
+            Err(RecvTimeoutError::Timeout) => Ok(None),
+            Err(RecvTimeoutError::Disconnected) => Err(Disconnected),
         }
     }
 

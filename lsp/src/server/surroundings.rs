@@ -8,7 +8,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use redstart_context::{Chunk, ContextIndex, ContextOptions, Diagnostic, Query, Reason, Severity};
+use redstart_context::{
+    Chunk, ContextIndex, ContextOptions, Diagnostic, IndexOptions, Query, Reason, Severity,
+};
+use redstart_engine::cpu::scheduling::give_way;
 use redstart_plugins::prompt::Snippet;
 use ropey::Rope;
 use tower_lsp::gen_lsp_types::{self as lsp, DiagnosticSeverity};
@@ -33,7 +36,9 @@ impl Surroundings {
     /// Follows documents from now on, and reads no file yet: whether the user wants that is not known
     /// before the settings are.
     pub(super) fn follow_documents(&self) {
-        let _ = self.0.set(ContextIndex::new(Vec::new(), ContextOptions::default()));
+        let index = IndexOptions { on_thread_start: give_way, ..IndexOptions::default() };
+        let options = ContextOptions { index, ..ContextOptions::default() };
+        let _ = self.0.set(ContextIndex::new(Vec::new(), options));
     }
 
     /// Indexes these folders.

@@ -25,6 +25,7 @@ pub(crate) fn patient() -> ContextOptions {
         options.source_mut(reason).deadline = LONG;
     }
     options.index.rest = Duration::ZERO;
+    options.index.left = Duration::from_millis(5);
     options
 }
 
