@@ -1,12 +1,58 @@
 //! How the system divides processors between threads that compute and all others.
 
+use std::time::{Duration, Instant};
+
+/// How long a thread computes before it lets others run, unless told otherwise. They wait no longer than that, and
+/// to ask costs less than a thousandth of it.
+pub const TURN: Duration = Duration::from_micros(200);
+
+/// Others are done sooner when they answer a keystroke. Who takes longer computes as well.
+const BRIEF: Duration = Duration::from_millis(1);
+
+/// After others took long, a thread keeps its processor for so many times as long: beside a compiler it would
+/// otherwise get little of it.
+const KEPT: u32 = 20;
+
+/// When a thread that computes lets others run.
+///
+/// A thread that wakes up for a moment can have had more than its share of the last one, as a server and its editor have
+/// when they answer each other. Then a thread that computes keeps the processor until the clock ticks
+/// (Linux: 1 to 10 ms), unless it asks.
+#[derive(Debug)]
+pub(super) struct Turns {
+    turn: Duration,
+    end: Instant,
+}
+
+impl Turns {
+    pub(super) fn new(turn: Duration) -> Self {
+        Self { turn, end: Instant::now() + turn }
+    }
+
+    /// Whether it is time to let others run.
+    pub(super) fn is_over(&self) -> bool {
+        Instant::now() >= self.end
+    }
+
+    /// Lets others run, if it is time.
+    pub(super) fn take(&mut self) {
+        let now = Instant::now();
+        if now >= self.end {
+            std::thread::yield_now();
+            let others = now.elapsed();
+            let next = if others < BRIEF { self.turn } else { others * KEPT };
+            self.end = now + others + next;
+        }
+    }
+}
+
 /// Makes the calling thread give way to threads that wake up for a moment: those that answer a keystroke, and the editor's
 /// own. Its share of the processor stays what it is. Elsewhere than on Linux nothing changes.
 ///
 /// As a batch thread it does not take a processor from a thread that is about to be done; as it was, it did so from
-/// the very thread that had just given it work. And with the longest time slices (Linux since 6.12) it has
-/// the later deadline, so that a thread that wakes up gets the processor at once; with equal ones that
-/// would wait for milliseconds.
+/// the very thread that had just given it work. And with long time slices (Linux since 6.12) it mostly has
+/// the later deadline, so that a thread that wakes up gets the processor at once. They are no longer, because a
+/// thread that yields forfeits the rest of its slice (Linux since 6.18).
 pub fn give_way() {
     if let Err(error) = system::give_way() {
         tracing::debug!(%error, "a thread that computes is scheduled as any other");
@@ -18,8 +64,8 @@ mod system {
     use std::io;
     use std::mem::size_of;
 
-    /// The longest time slice that Linux grants, in nanoseconds.
-    const LONGEST: u64 = 100_000_000;
+    /// A time slice longer than others' (at most 3 ms), in nanoseconds.
+    const LONG: u64 = 4_000_000;
 
     const CALLING_THREAD: libc::pid_t = 0;
     const NO_FLAGS: libc::c_uint = 0;
@@ -31,7 +77,7 @@ mod system {
             return Ok(());
         }
         attributes.sched_policy = libc::SCHED_BATCH as u32;
-        attributes.sched_runtime = LONGEST;
+        attributes.sched_runtime = LONG;
         // SAFETY: the kernel reads as many bytes as the structure says it has.
         let result = unsafe {
             libc::syscall(libc::SYS_sched_setattr, CALLING_THREAD, &raw const attributes, NO_FLAGS)
@@ -69,7 +115,7 @@ mod system {
             assert_eq!(after.sched_policy, if ordinary { batch } else { before.sched_policy });
             assert_eq!(after.sched_nice, before.sched_nice);
             // Older kernels do not say how long a slice is.
-            assert!([before.sched_runtime, LONGEST].contains(&after.sched_runtime));
+            assert!([before.sched_runtime, LONG].contains(&after.sched_runtime));
         }
     }
 }

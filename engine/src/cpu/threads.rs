@@ -15,8 +15,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::{JoinHandle, ThreadId};
 use std::time::{Duration, Instant};
 
+use super::cores;
 pub use super::cores::default_threads;
-use super::{cores, scheduling};
+use super::scheduling::{self, Turns};
 
 /// How long a worker spins for the next region before it parks, unless told otherwise: more than a step computes
 /// between two regions. When the machine is busy the caller may wait for the processor that is spun on,
@@ -26,6 +27,9 @@ const SPIN: Duration = Duration::from_micros(50);
 /// How long the caller spins for the last worker before it lets others run. A worker that runs is
 /// done sooner; to yield earlier would often be to wait for a time slice of somebody else.
 const PATIENCE: Duration = Duration::from_millis(1);
+
+/// Tasks after which a thread looks whether its turn is over: to look takes as long as the shortest task.
+const TASKS_PER_LOOK: usize = 8;
 
 /// Bit of [`Shared::gate`]: the region may be entered.
 const OPEN: u64 = 1 << 63;
@@ -48,12 +52,14 @@ pub struct PoolOptions {
     pub pin: bool,
     /// How long a worker spins for the next region before it parks.
     pub spin: Duration,
+    /// How long each thread computes before it lets others run.
+    pub turn: Duration,
 }
 
 impl PoolOptions {
     /// `threads` threads that go where the system puts them.
     pub fn new(threads: usize) -> Self {
-        Self { threads, pin: false, spin: SPIN }
+        Self { threads, pin: false, spin: SPIN, turn: scheduling::TURN }
     }
 }
 
@@ -67,6 +73,8 @@ pub struct ThreadPool {
     places: Option<Vec<usize>>,
     /// The thread that was last adopted.
     caller: Option<ThreadId>,
+    /// The caller's.
+    turns: Turns,
 }
 
 struct Shared {
@@ -141,14 +149,15 @@ impl ThreadPool {
             patience: turns_in(PATIENCE),
         });
         let places = if options.pin { cores::placement(threads) } else { None };
-        let mut pool = Self { shared, workers: Vec::new(), limit: threads, places, caller: None };
+        let turns = Turns::new(options.turn);
+        let mut pool = Self { shared, workers: Vec::new(), limit: threads, places, caller: None, turns };
         for thread in 1..threads {
             let shared = Arc::clone(&pool.shared);
             let place = pool.places.as_ref().map(|places| places[thread]);
             let worker =
                 std::thread::Builder::new().name(format!("redstart-cpu-{thread}")).spawn(move || {
                     settle(place);
-                    shared.work(thread);
+                    shared.work(thread, Turns::new(options.turn));
                 })?;
             pool.workers.push(worker);
         }
@@ -182,6 +191,7 @@ impl ThreadPool {
     /// # Panics
     /// When a task panicked, after all threads have left the region. When there are 2^32 - 1 tasks or more.
     pub fn run(&mut self, tasks: usize, task: impl Fn(usize, usize) + Sync) {
+        self.turns.take();
         let threads = self.limit.min(tasks);
         if threads <= 1 {
             (0..tasks).for_each(|i| task(i, 0));
@@ -201,7 +211,13 @@ impl ThreadPool {
         shared.panicked.store(false, Ordering::Relaxed);
         shared.gate.0.store(OPEN | (threads as u64) << THREADS, Ordering::Release);
         self.publish(threads);
-        let outcome = catch_unwind(AssertUnwindSafe(|| shared.take_tasks(&task, threads, 0)));
+        let turns = &mut self.turns;
+        let mut let_others_run = || {
+            turns.take();
+            true
+        };
+        let outcome =
+            catch_unwind(AssertUnwindSafe(|| shared.take_tasks(&task, threads, 0, &mut let_others_run)));
         shared.gate.0.fetch_and(INSIDE, Ordering::Relaxed);
         let mut turns = 0u32;
         while shared.gate.0.load(Ordering::Acquire) > 0 {
@@ -256,24 +272,38 @@ impl Drop for ThreadPool {
 }
 
 impl Shared {
-    fn work(&self, thread: usize) {
+    fn work(&self, thread: usize, mut turns: Turns) {
         let mut seen = 0;
         loop {
+            turns.take();
             seen = self.wait(seen, thread);
             if self.stop.load(Ordering::SeqCst) {
                 return;
             }
-            let Some(threads) = self.enter(thread) else { continue };
-            // SAFETY: inside the gate the task stays as it was published.
-            if let Some(task) = unsafe { *self.current.0.task.get() } {
-                // SAFETY: the pointer is valid as long as this worker is inside the gate; see `run`.
-                let task = unsafe { &*task };
-                if catch_unwind(AssertUnwindSafe(|| self.take_tasks(task, threads, thread))).is_err() {
-                    self.panicked.store(true, Ordering::Relaxed);
-                }
+            // Out of the region while others run, so that nobody waits for this thread.
+            while self.take_part(thread, &turns).is_some_and(|is_done| !is_done) {
+                turns.take();
             }
-            self.gate.0.fetch_sub(1, Ordering::Release);
         }
+    }
+
+    /// Takes part in the current region until nothing is left to take, or the thread's turn is over; returns which
+    /// of the two, or `None` when the region cannot be entered.
+    fn take_part(&self, thread: usize, turns: &Turns) -> Option<bool> {
+        let threads = self.enter(thread)?;
+        let mut is_done = true;
+        // SAFETY: inside the gate the task stays as it was published.
+        if let Some(task) = unsafe { *self.current.0.task.get() } {
+            // SAFETY: the pointer is valid as long as this worker is inside the gate; see `run`.
+            let task = unsafe { &*task };
+            let take = || self.take_tasks(task, threads, thread, &mut || !turns.is_over());
+            match catch_unwind(AssertUnwindSafe(take)) {
+                Ok(none_left) => is_done = none_left,
+                Err(_) => self.panicked.store(true, Ordering::Relaxed),
+            }
+        }
+        self.gate.0.fetch_sub(1, Ordering::Release);
+        Some(is_done)
     }
 
     /// Enters the current region, unless it is closed or not for this thread; returns the number of threads
@@ -305,16 +335,29 @@ impl Shared {
         epoch.load(Ordering::SeqCst)
     }
 
-    /// Runs the thread's own tasks, then those that others have left.
-    fn take_tasks(&self, task: &Task<'_>, threads: usize, thread: usize) {
+    /// Runs the thread's own tasks, then those that others have left. Asks now and then whether it `may_go_on`,
+    /// and returns whether it might until nothing was left.
+    fn take_tasks(
+        &self,
+        task: &Task<'_>,
+        threads: usize,
+        thread: usize,
+        may_go_on: &mut dyn FnMut() -> bool,
+    ) -> bool {
+        let mut taken = 0;
         while let Some(i) = self.seats[thread].0.tasks.take_first() {
             task(i, thread);
+            taken += 1;
+            if taken % TASKS_PER_LOOK == 0 && !may_go_on() {
+                return false;
+            }
         }
         for other in (1..threads).map(|step| (thread + step) % threads) {
             while let Some(i) = self.seats[other].0.tasks.take_last() {
                 task(i, thread);
             }
         }
+        true
     }
 }
 
@@ -384,6 +427,19 @@ mod tests {
                     assert!(counts.iter().all(|count| count.load(Ordering::Relaxed) == 1));
                 }
             }
+        }
+    }
+
+    #[test]
+    fn every_task_runs_once_where_each_thread_lets_others_run_all_the_time() {
+        let mut pool =
+            ThreadPool::with_options(PoolOptions { turn: Duration::ZERO, ..PoolOptions::new(3) }).unwrap();
+        for tasks in [2, 30, 1000, 1000, 1000] {
+            let counts: Vec<AtomicUsize> = (0..tasks).map(|_| AtomicUsize::new(0)).collect();
+            pool.run(tasks, |i, _| {
+                counts[i].fetch_add(1, Ordering::Relaxed);
+            });
+            assert!(counts.iter().all(|count| count.load(Ordering::Relaxed) == 1));
         }
     }
 
