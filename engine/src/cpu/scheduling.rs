@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 pub const TURN: Duration = Duration::from_micros(200);
 
 /// Others are done sooner when they answer a keystroke. Who takes longer computes as well.
-const BRIEF: Duration = Duration::from_millis(1);
+const BRIEF: Duration = Duration::from_millis(2);
 
 /// After others took long, a thread keeps its processor for so many times as long: beside a compiler it would
 /// otherwise get little of it.
