@@ -13,6 +13,9 @@ const BRIEF: Duration = Duration::from_millis(2);
 /// otherwise get little of it.
 const KEPT: u32 = 20;
 
+/// Tasks after which a thread looks at the clock, which takes about as long as the shortest of them.
+const TASKS_PER_LOOK: u32 = 8;
+
 /// When a thread that computes lets others run.
 ///
 /// A thread that wakes up for a moment can have had more than its share of the last one, as a server and its editor have
@@ -22,27 +25,39 @@ const KEPT: u32 = 20;
 pub(super) struct Turns {
     turn: Duration,
     end: Instant,
+    /// Tasks since the clock was looked at.
+    tasks: u32,
 }
 
 impl Turns {
     pub(super) fn new(turn: Duration) -> Self {
-        Self { turn, end: Instant::now() + turn }
+        Self { turn, end: Instant::now() + turn, tasks: 0 }
     }
 
-    /// Whether it is time to let others run.
-    pub(super) fn is_over(&self) -> bool {
+    /// Whether it is time to let others run, after one more task.
+    pub(super) fn is_over(&mut self) -> bool {
+        self.tasks += 1;
+        if self.tasks < TASKS_PER_LOOK {
+            return false;
+        }
+        self.tasks = 0;
         Instant::now() >= self.end
     }
 
-    /// Lets others run, if it is time.
+    /// Lets others run, if it is time after one more task.
     pub(super) fn take(&mut self) {
-        let now = Instant::now();
-        if now >= self.end {
-            std::thread::yield_now();
-            let others = now.elapsed();
-            let next = if others < BRIEF { self.turn } else { others * KEPT };
-            self.end = now + others + next;
+        if self.is_over() {
+            self.end();
         }
+    }
+
+    /// Lets others run.
+    pub(super) fn end(&mut self) {
+        let now = Instant::now();
+        std::thread::yield_now();
+        let others = now.elapsed();
+        let next = if others < BRIEF { self.turn } else { others * KEPT };
+        self.end = now + others + next;
     }
 }
 

@@ -28,9 +28,6 @@ const SPIN: Duration = Duration::from_micros(50);
 /// done sooner; to yield earlier would often be to wait for a time slice of somebody else.
 const PATIENCE: Duration = Duration::from_millis(1);
 
-/// Tasks after which a thread looks whether its turn is over: to look takes as long as the shortest task.
-const TASKS_PER_LOOK: usize = 8;
-
 /// Bit of [`Shared::gate`]: the region may be entered.
 const OPEN: u64 = 1 << 63;
 
@@ -191,10 +188,12 @@ impl ThreadPool {
     /// # Panics
     /// When a task panicked, after all threads have left the region. When there are 2^32 - 1 tasks or more.
     pub fn run(&mut self, tasks: usize, task: impl Fn(usize, usize) + Sync) {
-        self.turns.take();
         let threads = self.limit.min(tasks);
         if threads <= 1 {
-            (0..tasks).for_each(|i| task(i, 0));
+            for i in 0..tasks {
+                task(i, 0);
+                self.turns.take();
+            }
             return;
         }
         let shared = &*self.shared;
@@ -211,19 +210,18 @@ impl ThreadPool {
         shared.panicked.store(false, Ordering::Relaxed);
         shared.gate.0.store(OPEN | (threads as u64) << THREADS, Ordering::Release);
         self.publish(threads);
-        let turns = &mut self.turns;
         let mut let_others_run = || {
-            turns.take();
+            self.turns.take();
             true
         };
         let outcome =
             catch_unwind(AssertUnwindSafe(|| shared.take_tasks(&task, threads, 0, &mut let_others_run)));
         shared.gate.0.fetch_and(INSIDE, Ordering::Relaxed);
-        let mut turns = 0u32;
+        let mut waited = 0u32;
         while shared.gate.0.load(Ordering::Acquire) > 0 {
             std::hint::spin_loop();
-            turns = turns.saturating_add(1);
-            if turns > shared.patience {
+            waited = waited.saturating_add(1);
+            if waited > shared.patience {
                 // The last worker may have lost its processor, perhaps to this very thread.
                 std::thread::yield_now();
             }
@@ -275,21 +273,20 @@ impl Shared {
     fn work(&self, thread: usize, mut turns: Turns) {
         let mut seen = 0;
         loop {
-            turns.take();
             seen = self.wait(seen, thread);
             if self.stop.load(Ordering::SeqCst) {
                 return;
             }
             // Out of the region while others run, so that nobody waits for this thread.
-            while self.take_part(thread, &turns).is_some_and(|is_done| !is_done) {
-                turns.take();
+            while self.take_part(thread, &mut turns).is_some_and(|is_done| !is_done) {
+                turns.end();
             }
         }
     }
 
     /// Takes part in the current region until nothing is left to take, or the thread's turn is over; returns which
     /// of the two, or `None` when the region cannot be entered.
-    fn take_part(&self, thread: usize, turns: &Turns) -> Option<bool> {
+    fn take_part(&self, thread: usize, turns: &mut Turns) -> Option<bool> {
         let threads = self.enter(thread)?;
         let mut is_done = true;
         // SAFETY: inside the gate the task stays as it was published.
@@ -335,20 +332,18 @@ impl Shared {
         epoch.load(Ordering::SeqCst)
     }
 
-    /// Runs the thread's own tasks, then those that others have left. Asks now and then whether it `may_go_on`,
+    /// Runs the thread's own tasks, then those that others have left. Asks after each of its own whether it `may_go_on`,
     /// and returns whether it might until nothing was left.
     fn take_tasks(
         &self,
         task: &Task<'_>,
         threads: usize,
         thread: usize,
-        may_go_on: &mut dyn FnMut() -> bool,
+        may_go_on: &mut impl FnMut() -> bool,
     ) -> bool {
-        let mut taken = 0;
         while let Some(i) = self.seats[thread].0.tasks.take_first() {
             task(i, thread);
-            taken += 1;
-            if taken % TASKS_PER_LOOK == 0 && !may_go_on() {
+            if !may_go_on() {
                 return false;
             }
         }
