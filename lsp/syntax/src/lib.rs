@@ -18,6 +18,7 @@ pub mod caret;
 pub mod function;
 pub mod language;
 mod lexer;
+mod memory;
 mod repetition;
 pub mod scope;
 pub mod shape;

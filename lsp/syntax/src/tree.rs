@@ -8,6 +8,7 @@ use ropey::Rope;
 use tree_sitter::{InputEdit, ParseOptions, Parser, Point, Tree};
 
 use crate::language::Language;
+use crate::memory;
 
 /// Longest text that is parsed, in bytes. What is longer is generated or data.
 pub const MAX_TEXT_BYTES: usize = 2 << 20;
@@ -20,7 +21,7 @@ pub const EDIT_BUDGET: Duration = Duration::from_millis(20);
 
 thread_local! {
     // A parser keeps its stacks between parses, which is most of the cost of a small one.
-    static PARSER: RefCell<Parser> = RefCell::new(Parser::new());
+    static PARSER: RefCell<Parser> = RefCell::new(memory::new_parser());
 }
 
 /// A syntax tree and its language. Cloning shares the nodes.
