@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-/// How long a thread computes before it lets others run, unless told otherwise. They wait no longer than that, and
-/// to ask costs less than a thousandth of it.
-pub const TURN: Duration = Duration::from_micros(200);
+/// How long a thread computes before it lets others run, unless told otherwise; to ask costs less than a thousandth of it.
+/// Others wait longer behind long tasks, and after others took long.
+pub(super) const TURN: Duration = Duration::from_micros(200);
 
 /// Others are done sooner when they answer a keystroke. Who takes longer computes as well.
 const BRIEF: Duration = Duration::from_millis(2);
