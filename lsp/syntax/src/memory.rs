@@ -1,8 +1,8 @@
 //! Where the memory of syntax trees comes from.
 //!
 //! A tree has tens of thousands of small nodes, and all of them are given back at once when the last snapshot of a text
-//! goes. The system's allocator then puts off to merge them, until some other thread asks for memory and waits for it:
-//! for a millisecond after 10,000 lines (glibc), on the way of a keystroke. Trees therefore have an allocator of their own.
+//! goes. The system's allocator (glibc) puts off to merge them, until another thread asks for memory, perhaps on the way of
+//! a keystroke, and waits for it. Trees therefore have an allocator of their own. Other small pieces are still merged so.
 
 use std::alloc::{Layout, handle_alloc_error};
 use std::ffi::c_void;
