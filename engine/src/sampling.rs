@@ -3,7 +3,12 @@
 use std::cmp::Ordering;
 use std::sync::Arc;
 
+use crate::exponentials;
+use crate::nucleus::Nucleus;
 use crate::request::SamplingParams;
+
+/// As many tokens as a request wants reported, and some.
+const FEW: usize = 32;
 
 /// Why no token could be chosen.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -74,20 +79,43 @@ impl Draw {
         if self.is_greedy() {
             return Ok(best);
         }
-        let weigh =
-            Weigher { max: f64::from(logits[best as usize]), temperature: f64::from(self.temperature) };
+        let max = logits[best as usize];
         let random = uniform(self.seed, self.position);
-        let top_k = if self.top_k == 0 { logits.len() } else { self.top_k.min(logits.len()) };
-        if top_k == logits.len() && self.top_p >= 1.0 {
-            let weights: Vec<f64> = logits.iter().map(|&logit| weigh.weight(logit)).collect();
-            let total: f64 = weights.iter().sum();
-            return Ok(draw((0..).zip(weights), random * total).unwrap_or(best));
-        }
-        let mut kept = truncated(logits, &weigh, top_k, f64::from(self.top_p));
-        // In order of ids whatever is kept, as a device does it, which does not sort.
-        kept.sort_unstable_by_key(|&(id, _)| id);
-        let total = kept.iter().map(|&(_, weight)| weight).sum::<f64>();
-        Ok(draw(kept.into_iter(), random * total).unwrap_or(best))
+        let top_p = f64::from(self.top_p);
+        // In the order of ids whatever is kept, as a device does it, which does not sort.
+        let token = if (1..logits.len()).contains(&self.top_k) {
+            let mut kept = self.likeliest_in_nucleus(logits, max, top_p);
+            kept.sort_unstable_by_key(|&(id, _)| id);
+            draw(|| kept.iter().copied(), random)
+        } else {
+            let weights = exponentials::weights(logits, max, self.temperature);
+            let all = || (0..).zip(weights.iter().copied());
+            if top_p >= 1.0 {
+                draw(all, random)
+            } else {
+                let nucleus = Nucleus::new(logits, &weights, top_p * total(&weights));
+                let is_kept = |&(id, _): &(u32, f32)| nucleus.contains(id, logits[id as usize]);
+                draw(|| all().filter(is_kept), random)
+            }
+        };
+        Ok(token.unwrap_or(best))
+    }
+
+    /// Of the `top_k` likeliest tokens those that reach `top_p` of their probability, likeliest first, with their
+    /// weights.
+    fn likeliest_in_nucleus(&self, logits: &[f32], max: f32, top_p: f64) -> Vec<(u32, f32)> {
+        let ids = likeliest(logits, self.top_k);
+        let of_ids: Vec<f32> = ids.iter().map(|&id| logits[id as usize]).collect();
+        let weights = exponentials::weights(&of_ids, max, self.temperature);
+        let wanted = top_p * total(&weights);
+        let mut kept: Vec<(u32, f32)> = ids.into_iter().zip(weights).collect();
+        let mut sum = 0.0;
+        let enough = kept.iter().position(|&(_, weight)| {
+            sum += f64::from(weight);
+            sum >= wanted
+        });
+        kept.truncate(enough.map_or(kept.len(), |last| last + 1));
+        kept
     }
 }
 
@@ -96,30 +124,35 @@ impl Draw {
 /// # Errors
 /// When a logit is NaN or +infinity, or all are -infinity.
 pub fn argmax(logits: &[f32]) -> Result<u32, SamplingError> {
-    // Independent lanes, which the compiler turns into SIMD; a vocabulary is wide.
-    const LANES: usize = 16;
-    let mut best = [f32::NEG_INFINITY; LANES];
-    let mut all_valid = true;
-    let (chunks, rest) = logits.as_chunks::<LANES>();
-    for chunk in chunks {
-        for (best, &logit) in best.iter_mut().zip(chunk) {
-            // False for NaN, too.
-            all_valid &= logit < f32::INFINITY;
-            *best = if logit > *best { logit } else { *best };
-        }
-    }
-    all_valid &= rest.iter().all(|&logit| logit < f32::INFINITY);
+    let (largest, all_valid) = largest(logits);
     if !all_valid {
         let is_invalid = |logit: f32| logit.is_nan() || logit == f32::INFINITY;
         let invalid = (0..).zip(logits).find(|&(_, &logit)| is_invalid(logit));
         let (id, logit) = invalid.expect("one of them is invalid");
         return Err(SamplingError::InvalidLogit { id, value: logit.to_string() });
     }
-    let best = best.iter().chain(rest).copied().fold(f32::NEG_INFINITY, f32::max);
-    match logits.iter().position(|&logit| logit == best) {
-        Some(id) if best > f32::NEG_INFINITY => Ok(id as u32),
+    match logits.iter().position(|&logit| logit == largest) {
+        Some(id) if largest > f32::NEG_INFINITY => Ok(id as u32),
         _ => Err(SamplingError::NothingPossible),
     }
+}
+
+/// The largest logit, and whether none is NaN or +infinity.
+fn largest(logits: &[f32]) -> (f32, bool) {
+    // Independent lanes, which the compiler turns into SIMD; a vocabulary is wide.
+    const LANES: usize = 16;
+    let mut largest = [f32::NEG_INFINITY; LANES];
+    let mut all_valid = true;
+    let (chunks, rest) = logits.as_chunks::<LANES>();
+    for chunk in chunks {
+        for (largest, &logit) in largest.iter_mut().zip(chunk) {
+            // False for NaN, too.
+            all_valid &= logit < f32::INFINITY;
+            *largest = if logit > *largest { logit } else { *largest };
+        }
+    }
+    all_valid &= rest.iter().all(|&logit| logit < f32::INFINITY);
+    (largest.iter().chain(rest).copied().fold(f32::NEG_INFINITY, f32::max), all_valid)
 }
 
 /// The `count` likeliest tokens with their natural log-probabilities, best first.
@@ -134,18 +167,21 @@ pub fn top_logprobs(logits: &[f32], count: usize) -> Vec<(u32, f32)> {
         .collect()
 }
 
-/// The natural log-probability of token `id`, in float64.
+/// The natural log-probability of token `id`, to within 10^-6.
 pub fn log_probability(logits: &[f32], id: u32) -> f64 {
     f64::from(logits[id as usize]) - log_sum_exp(logits)
 }
 
 fn log_sum_exp(logits: &[f32]) -> f64 {
-    let max = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
-    max + logits.iter().map(|&logit| (f64::from(logit) - max).exp()).sum::<f64>().ln()
+    let (max, _) = largest(logits);
+    f64::from(max) + exponentials::sum(logits, max).ln()
 }
 
 /// Ids of the `count` largest logits, largest first; of equals, the lower id first.
 fn likeliest(logits: &[f32], count: usize) -> Vec<u32> {
+    if count <= FEW {
+        return few_likeliest(logits, count);
+    }
     // The sum makes -0 and 0 equals.
     let logit = |id: u32| logits[id as usize] + 0.0;
     let order = |&a: &u32, &b: &u32| -> Ordering { logit(b).total_cmp(&logit(a)).then(a.cmp(&b)) };
@@ -158,59 +194,41 @@ fn likeliest(logits: &[f32], count: usize) -> Vec<u32> {
     ids
 }
 
-/// Tokens kept by top-k and then top-p, likeliest first, with their weights. The probabilities that
-/// top-p adds up are those among the `top_k` tokens.
-fn truncated(logits: &[f32], weigh: &Weigher, top_k: usize, top_p: f64) -> Vec<(u32, f64)> {
-    let weights = |ids: Vec<u32>| -> Vec<(u32, f64)> {
-        ids.into_iter().map(|id| (id, weigh.weight(logits[id as usize]))).collect()
-    };
-    if top_p >= 1.0 {
-        return weights(likeliest(logits, top_k));
-    }
-    // A nucleus is small as a rule: sorting a whole vocabulary for it would cost milliseconds.
-    let whole = (top_k == logits.len()).then(|| logits.iter().map(|&logit| weigh.weight(logit)).sum::<f64>());
-    let mut count = top_k.min(256);
-    loop {
-        let mut kept = weights(likeliest(logits, if whole.is_some() { count } else { top_k }));
-        let total = whole.unwrap_or_else(|| kept.iter().map(|&(_, weight)| weight).sum());
-        let mut sum = 0.0;
-        let enough = kept.iter().position(|&(_, weight)| {
-            sum += weight;
-            sum >= top_p * total
-        });
-        match enough {
-            Some(last) => kept.truncate(last + 1),
-            None if kept.len() < top_k => {
-                count = (count * 8).min(top_k);
-                continue;
-            }
-            None => {}
+/// [`likeliest`] for a small `count`: hardly a token of a vocabulary is among them, so that one look at all suffices, at
+/// many together.
+fn few_likeliest(logits: &[f32], count: usize) -> Vec<u32> {
+    const TOGETHER: usize = 16;
+    let mut ids: Vec<u32> = Vec::with_capacity(count + 1);
+    let mut least = f32::NEG_INFINITY;
+    for (first, chunk) in (0..).step_by(TOGETHER).zip(logits.chunks(TOGETHER)) {
+        let is_less = |all_less: bool, &logit: &f32| all_less & (logit <= least);
+        if ids.len() == count && chunk.iter().fold(true, is_less) {
+            continue;
         }
-        return kept;
+        for (id, &logit) in (first..).zip(chunk) {
+            let place = ids.partition_point(|&other| logits[other as usize] >= logit);
+            ids.insert(place, id);
+            ids.truncate(count);
+        }
+        least = ids.last().map_or(least, |&last| logits[last as usize]);
     }
+    ids
 }
 
-/// Draws by cumulated weight. `None` when rounding left `target` past the end.
-fn draw(weights: impl Iterator<Item = (u32, f64)>, mut target: f64) -> Option<u32> {
-    for (id, weight) in weights {
-        if target < weight {
+fn total(weights: &[f32]) -> f64 {
+    weights.iter().map(|&weight| f64::from(weight)).sum()
+}
+
+/// Draws by cumulated weight, with a number in `0..1`. `None` when rounding left it past the end.
+fn draw<W: Iterator<Item = (u32, f32)>>(weights: impl Fn() -> W, random: f64) -> Option<u32> {
+    let mut target = random * weights().map(|(_, weight)| f64::from(weight)).sum::<f64>();
+    for (id, weight) in weights() {
+        if target < f64::from(weight) {
             return Some(id);
         }
-        target -= weight;
+        target -= f64::from(weight);
     }
     None
-}
-
-/// Unnormalized probability of a logit: 1 for the largest.
-struct Weigher {
-    max: f64,
-    temperature: f64,
-}
-
-impl Weigher {
-    fn weight(&self, logit: f32) -> f64 {
-        ((f64::from(logit) - self.max) / self.temperature).exp()
-    }
 }
 
 /// A number in `0..1` that depends on nothing but `seed` and `position`: two rounds of splitmix64.
@@ -325,11 +343,13 @@ mod tests {
     }
 
     #[test]
-    fn a_nucleus_wider_than_the_first_guess_is_found() {
-        let logits = vec![0.0f32; 5_000];
-        let weigh = Weigher { max: 0.0, temperature: 1.0 };
-        assert_eq!(truncated(&logits, &weigh, 5_000, 0.5).len(), 2_500);
-        assert_eq!(truncated(&logits, &weigh, 4_000, 0.5).len(), 2_000);
+    fn top_p_counts_among_the_top_k() {
+        // Of the three likeliest 0.506, 0.307 and 0.186.
+        let kept = |top_p| frequencies(&params(1.0, 3, top_p)).map(|frequency| frequency > 0.0);
+        assert_eq!(kept(0.5), [false, false, true, false, false]);
+        assert_eq!(kept(0.8), [false, false, true, false, true]);
+        assert_eq!(kept(0.82), [false, true, true, false, true]);
+        assert_eq!(kept(1.0), [false, true, true, false, true]);
     }
 
     #[test]
@@ -337,7 +357,7 @@ mod tests {
         let top = top_logprobs(&LOGITS, 3);
         assert_eq!(top.iter().map(|&(id, _)| id).collect::<Vec<_>>(), [2, 4, 1]);
         let total: f64 = (0..5).map(|id| log_probability(&LOGITS, id).exp()).sum();
-        assert!((total - 1.0).abs() < 1e-12);
+        assert!((total - 1.0).abs() < 1e-6);
         assert!((f64::from(top[0].1) - log_probability(&LOGITS, 2)).abs() < 1e-6);
         assert_eq!(top_logprobs(&LOGITS, 99).len(), 5);
     }
@@ -354,6 +374,17 @@ mod tests {
             prop_assert_eq!(sample(&logits, &params, seed, position), Ok(id));
             let rank = likeliest(&logits, logits.len()).iter().position(|&other| other == id).expect("an id");
             prop_assert!(top_k == 0 || rank < top_k);
+        }
+
+        /// Few values, so that some are equal.
+        #[test]
+        fn the_few_likeliest_are_the_first_of_all_in_order(
+            logits in prop::collection::vec((-9i8..9).prop_map(|x| f32::from(x) * -0.5), 1..60), count in 0usize..FEW,
+        ) {
+            let mut all: Vec<u32> = (0..logits.len() as u32).collect();
+            all.sort_by(|&a, &b| logits[b as usize].partial_cmp(&logits[a as usize]).unwrap());
+            all.truncate(count);
+            prop_assert_eq!(few_likeliest(&logits, count), all);
         }
     }
 }

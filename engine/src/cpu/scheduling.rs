@@ -3,17 +3,23 @@
 use std::time::{Duration, Instant};
 
 /// How long a thread computes before it lets others run, unless told otherwise; to ask costs less than a thousandth of it.
-/// Others wait longer behind long tasks, and after others took long.
+/// Others wait longer behind a long task, and after others took long.
 pub(super) const TURN: Duration = Duration::from_micros(200);
 
-/// Others are done sooner when they answer a keystroke. Who takes longer computes as well.
+/// Others are done sooner when they answer a keystroke. Who takes longer computes as well, or draws.
 const BRIEF: Duration = Duration::from_millis(2);
 
-/// After others took long, a thread keeps its processor for so many times as long: beside a compiler it would
-/// otherwise get little of it.
+/// How much time of such others is given at once: several pictures of an editor.
+const GIVEN: Duration = Duration::from_millis(20);
+
+/// What is given beyond is had back so many times, before others are let run again: beside a compiler a thread would otherwise
+/// get little of its processor.
 const KEPT: u32 = 20;
 
-/// Tasks after which a thread looks at the clock, which takes about as long as the shortest of them.
+/// The clock is looked at so often in a turn.
+const LOOKS_PER_TURN: u32 = 8;
+
+/// Tasks between two looks at the most. To look takes about as long as the shortest of them.
 const TASKS_PER_LOOK: u32 = 8;
 
 /// When a thread that computes lets others run.
@@ -23,25 +29,49 @@ const TASKS_PER_LOOK: u32 = 8;
 /// (Linux: 1 to 10 ms), unless it asks.
 #[derive(Debug)]
 pub(super) struct Turns {
-    turn: Duration,
+    /// How long a turn mostly is, and how long the one under way.
+    usual: Duration,
+    length: Duration,
     end: Instant,
-    /// Tasks since the clock was looked at.
+    /// When the clock was looked at, the tasks since, and after how many it is again.
+    looked: Instant,
     tasks: u32,
+    tasks_per_look: u32,
+    /// Seconds that may still be given to others who take long; below zero when they took more.
+    credit: f64,
 }
 
 impl Turns {
     pub(super) fn new(turn: Duration) -> Self {
-        Self { turn, end: Instant::now() + turn, tasks: 0 }
+        let now = Instant::now();
+        Self {
+            usual: turn,
+            length: turn,
+            end: now + turn,
+            looked: now,
+            tasks: 0,
+            tasks_per_look: 1,
+            credit: GIVEN.as_secs_f64(),
+        }
     }
 
     /// Whether it is time to let others run, after one more task.
     pub(super) fn is_over(&mut self) -> bool {
         self.tasks += 1;
-        if self.tasks < TASKS_PER_LOOK {
+        if self.tasks < self.tasks_per_look {
             return false;
         }
-        self.tasks = 0;
-        Instant::now() >= self.end
+        let now = Instant::now();
+        self.tasks_per_look = self.tasks_until_next_look(now - self.looked);
+        (self.looked, self.tasks) = (now, 0);
+        now >= self.end
+    }
+
+    /// As many as fit between two looks, when the last ones took `time`.
+    fn tasks_until_next_look(&self, time: Duration) -> u32 {
+        let wanted = (self.usual / LOOKS_PER_TURN).as_nanos() * u128::from(self.tasks);
+        let tasks = wanted.checked_div(time.as_nanos()).unwrap_or(u128::MAX);
+        tasks.clamp(1, u128::from(TASKS_PER_LOOK)) as u32
     }
 
     /// Lets others run, if it is time after one more task.
@@ -53,11 +83,21 @@ impl Turns {
 
     /// Lets others run.
     pub(super) fn end(&mut self) {
-        let now = Instant::now();
+        let before = Instant::now();
         std::thread::yield_now();
-        let others = now.elapsed();
-        let next = if others < BRIEF { self.turn } else { others * KEPT };
-        self.end = now + others + next;
+        let now = Instant::now();
+        self.length = self.next_length(now - before);
+        self.end = now + self.length;
+    }
+
+    /// How long the next turn is, when others took `others` after the one that is over.
+    fn next_length(&mut self, others: Duration) -> Duration {
+        let kept = f64::from(KEPT);
+        self.credit = (self.credit + self.length.as_secs_f64() / kept).min(GIVEN.as_secs_f64());
+        if others >= BRIEF {
+            self.credit -= others.as_secs_f64();
+        }
+        self.usual.max(Duration::from_secs_f64((-self.credit).max(0.0) * kept))
     }
 }
 
@@ -139,5 +179,62 @@ mod system {
 mod system {
     pub(super) fn give_way() -> std::io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn turns() -> Turns {
+        Turns::new(TURN)
+    }
+
+    #[test]
+    fn who_is_brief_is_let_run_after_every_turn() {
+        let mut turns = turns();
+        for _ in 0..10_000 {
+            turns.length = turns.next_length(BRIEF - Duration::from_nanos(1));
+            assert_eq!(turns.length, TURN);
+        }
+    }
+
+    #[test]
+    fn who_draws_now_and_then_is_let_run_after_every_turn() {
+        let mut turns = turns();
+        for number in 0..10_000 {
+            // 5 ms in more than 100 of computing.
+            let others = if number % 600 == 0 { Duration::from_millis(5) } else { Duration::ZERO };
+            turns.length = turns.next_length(others);
+            assert_eq!(turns.length, TURN, "turn {number}");
+        }
+    }
+
+    #[test]
+    fn who_always_computes_gets_what_is_given_and_then_a_share() {
+        let slice = Duration::from_millis(4);
+        let mut turns = turns();
+        let at_once = (0..100).take_while(|_| {
+            turns.length = turns.next_length(slice);
+            turns.length == TURN
+        });
+        assert_eq!(at_once.count(), 5, "all that is given, and what the turns between them add");
+        let (mut own, mut others) = (Duration::ZERO, Duration::ZERO);
+        for _ in 0..100 {
+            own += turns.length;
+            others += slice;
+            turns.length = turns.next_length(slice);
+        }
+        let share = own.as_secs_f64() / others.as_secs_f64();
+        assert!((19.0..=20.1).contains(&share), "{share} times as long as others");
+    }
+
+    #[test]
+    fn the_clock_is_looked_at_as_often_as_tasks_are_long() {
+        let mut turns = turns();
+        turns.tasks = 4;
+        let after = |microseconds| turns.tasks_until_next_look(Duration::from_micros(microseconds));
+        // A turn is 200 microseconds, and 25 should lie between two looks.
+        assert_eq!([0, 1, 20, 50, 100, 5000].map(after), [8, 8, 5, 2, 1, 1]);
     }
 }

@@ -224,6 +224,8 @@ impl ThreadPool {
             if waited > shared.patience {
                 // The last worker may have lost its processor, perhaps to this very thread.
                 std::thread::yield_now();
+            } else {
+                self.turns.take();
             }
         }
         if let Err(panic) = outcome {
