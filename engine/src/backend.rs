@@ -37,6 +37,10 @@ pub trait Backend: Send {
     /// When the device failed; the engine then fails every running sequence with this message.
     fn forward(&mut self, plan: &StepPlan, logits: &mut Vec<f32>) -> Result<(), BackendError>;
 
+    /// Draws the tokens that `plan` wants from the logits that [`forward`](Self::forward) gave, which are all that `output`
+    /// holds. What a backend leaves its caller draws, the same.
+    fn draw(&mut self, _plan: &StepPlan, _output: &mut StepOutput) {}
+
     /// For a device that draws tokens itself and works while the host plans; `None` where
     /// [`forward`](Self::forward) is all there is. The answer is always the same one.
     fn stepper(&mut self) -> Option<&mut dyn DeviceSteps> {

@@ -380,7 +380,9 @@ struct AtOnce<'a> {
 impl DeviceSteps for AtOnce<'_> {
     fn start(&mut self, plan: &StepPlan) -> Result<(), BackendError> {
         self.output.set_all_logits(plan);
-        self.backend.forward(plan, &mut self.output.logits)
+        self.backend.forward(plan, &mut self.output.logits)?;
+        self.backend.draw(plan, &mut self.output);
+        Ok(())
     }
 
     fn finish(&mut self, output: &mut StepOutput) -> Result<(), BackendError> {

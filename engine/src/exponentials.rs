@@ -11,7 +11,7 @@ const LEAST: f32 = -87.0;
 const ROUNDER: f32 = 12_582_912.0;
 
 /// ln 2 in two parts: a multiple of the first below 2^14 is exact.
-const LN_2_HIGH: f32 = 0.693_359_375;
+const LN_2_HIGH: f32 = 0.693_359_4;
 const LN_2_LOW: f32 = -2.121_944_4e-4;
 
 /// Independent sums, which the compiler turns into SIMD.

@@ -172,6 +172,11 @@ pub fn log_probability(logits: &[f32], id: u32) -> f64 {
     f64::from(logits[id as usize]) - log_sum_exp(logits)
 }
 
+/// The natural log-probability of the likeliest token, `best`.
+pub(crate) fn best_log_probability(logits: &[f32], best: u32) -> f32 {
+    -exponentials::sum(logits, logits[best as usize]).ln() as f32
+}
+
 fn log_sum_exp(logits: &[f32]) -> f64 {
     let (max, _) = largest(logits);
     f64::from(max) + exponentials::sum(logits, max).ln()

@@ -38,6 +38,7 @@ use crate::backend::{Backend, BackendError};
 use crate::checkpoint::{Checkpoint, CheckpointError, LinearWeights};
 use crate::config::ModelConfig;
 use crate::plan_check::{Limits, check_plan};
+use crate::step_output::StepOutput;
 use crate::step_plan::StepPlan;
 
 /// How a [`CpuBackend`] computes.
@@ -350,6 +351,12 @@ impl Backend for CpuBackend {
         self.run_head(plan, logits);
         self.cache = Some(cache);
         Ok(())
+    }
+
+    /// On all threads: for several sequences it takes as long as some of the model's layers.
+    fn draw(&mut self, plan: &StepPlan, output: &mut StepOutput) {
+        let pool = &mut self.pool;
+        output.draw(plan, self.config.vocab_size, |rows, draw| pool.run(rows, |row, _| draw(row)));
     }
 }
 

@@ -186,7 +186,7 @@ impl ThreadPool {
     /// are done. `thread` is below [`threads`](Self::threads); no two calls at the same time have the same.
     ///
     /// # Panics
-    /// When a task panicked, after all threads have left the region. When there are 2^32 - 1 tasks or more.
+    /// When a task panicked, after all threads have left the region. When there are 2^31 tasks or more.
     pub fn run(&mut self, tasks: usize, task: impl Fn(usize, usize) + Sync) {
         let threads = self.limit.min(tasks);
         if threads <= 1 {
@@ -203,7 +203,7 @@ impl ThreadPool {
         let erased: *const Task<'static> = unsafe { std::mem::transmute(erased) };
         // SAFETY: `&mut self` keeps other regions out, and the gate is zero, so no worker reads.
         unsafe { *shared.current.0.task.get() = Some(erased) };
-        let tasks = u32::try_from(tasks + 1).expect("fewer than 2^32 - 1 tasks") - 1;
+        let tasks = i32::try_from(tasks).expect("fewer than 2^31 tasks").cast_unsigned();
         for (thread, seat) in shared.seats[..threads].iter().enumerate() {
             seat.0.tasks.set(share(tasks, threads, thread), share(tasks, threads, thread + 1));
         }
@@ -334,8 +334,8 @@ impl Shared {
         epoch.load(Ordering::SeqCst)
     }
 
-    /// Runs the thread's own tasks, then those that others have left. Asks after each of its own whether it `may_go_on`,
-    /// and returns whether it might until nothing was left.
+    /// Runs the thread's own tasks, then those that others have left. Asks after each whether it `may_go_on`, and returns
+    /// whether it might until nothing was left.
     fn take_tasks(
         &self,
         task: &Task<'_>,
@@ -352,6 +352,9 @@ impl Shared {
         for other in (1..threads).map(|step| (thread + step) % threads) {
             while let Some(i) = self.seats[other].0.tasks.take_last() {
                 task(i, thread);
+                if !may_go_on() {
+                    return false;
+                }
             }
         }
         true
@@ -373,7 +376,8 @@ impl TaskRange {
         self.0.store(u64::from(end) << 32 | u64::from(first), Ordering::Relaxed);
     }
 
-    /// For the owner, who takes nothing any more after the first `None`: `first` then lies one beyond `end`.
+    /// For the owner. After `None`, `first` lies beyond `end`, one further each time that the owner asks again: half of the
+    /// numbers are left for that.
     fn take_first(&self) -> Option<usize> {
         let range = self.0.fetch_add(1, Ordering::Relaxed);
         (bounds(range).0 < bounds(range).1).then_some(bounds(range).0 as usize)
@@ -493,7 +497,7 @@ mod tests {
 
     #[test]
     fn shares_are_even_and_without_gaps() {
-        for (tasks, threads) in [(2, 2), (7, 3), (64, 5), (u32::MAX - 1, 256)] {
+        for (tasks, threads) in [(2, 2), (7, 3), (64, 5), (i32::MAX as u32, 256)] {
             let ends: Vec<u32> = (0..=threads).map(|thread| share(tasks, threads, thread)).collect();
             assert_eq!((ends[0], ends[threads]), (0, tasks));
             let least = tasks / threads as u32;

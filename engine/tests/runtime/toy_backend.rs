@@ -162,10 +162,9 @@ impl ToyDevice {
             let token = self.drawn[carried.drawn_at as usize].expect("a token was wanted there");
             plan.tokens[carried.row as usize] = token;
         }
-        let mut logits = Vec::new();
-        self.toy.forward(&plan, &mut logits)?;
         let mut output = StepOutput::default();
-        output.draw_on_host(&plan, &logits, VOCAB_SIZE);
+        self.toy.forward(&plan, &mut output.logits)?;
+        output.draw(&plan, VOCAB_SIZE, |rows, draw| (0..rows).for_each(draw));
         // What cannot be drawn is token 0 to the step after.
         let token = |row: &RowOutput| match row {
             RowOutput::Logits => None,
