@@ -189,6 +189,7 @@ impl ThreadPool {
     /// When a task panicked, after all threads have left the region. When there are 2^31 tasks or more.
     pub fn run(&mut self, tasks: usize, task: impl Fn(usize, usize) + Sync) {
         let threads = self.limit.min(tasks);
+        self.turns.begin_region();
         if threads <= 1 {
             for i in 0..tasks {
                 task(i, 0);
@@ -290,6 +291,7 @@ impl Shared {
     /// of the two, or `None` when the region cannot be entered.
     fn take_part(&self, thread: usize, turns: &mut Turns) -> Option<bool> {
         let threads = self.enter(thread)?;
+        turns.begin_region();
         let mut is_done = true;
         // SAFETY: inside the gate the task stays as it was published.
         if let Some(task) = unsafe { *self.current.0.task.get() } {
