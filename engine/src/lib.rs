@@ -13,7 +13,8 @@
 //! - [`generator`], [`request`]: what callers see. [`tokenizer`]: text to ids, for prompts.
 //! - [`engine`]: the thread. [`scheduler`]: who computes what next; pure, so that tests can drive it.
 //! - [`block_pool`], [`prefix_index`]: the paged KV cache's accounts. A `Sequence` holds a block table.
-//! - [`sampling`]: logits to a token; `exponentials` and `nucleus` are what it computes with. [`detokenizer`], [`stop`]: tokens to text that may be shown.
+//! - [`sampling`]: logits to a token; `exponentials` and `nucleus` are what it computes with.
+//! - [`detokenizer`], [`stop`]: tokens to text that may be shown.
 //! - [`backend`], [`step_plan`], [`step_output`]: what a device must do.
 //! - [`synthetic`]: random weights in the shapes of real models, to measure speed with.
 //! - [`inspect`]: log-probabilities and greedy tokens of bare token ids, for debugging a checkpoint.

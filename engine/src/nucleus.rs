@@ -45,7 +45,7 @@ impl Nucleus {
             sum += f64::from(weights[id as usize]);
             sum >= wanted
         };
-        // The sum in this order may fall short of the one in the box's by a rounding.
+        // Added in this order, the weights may fall short of the box's sum by a rounding.
         let id = ids.iter().find(reaches).or(ids.last()).copied();
         Self { last: id.map(|id| (logits[id as usize], id)) }
     }
