@@ -284,6 +284,11 @@ fn edits_under_load_are_all_applied_and_counted() {
     for key in ["idle_edit_ms", "edit_ms"] {
         assert!(report[key]["p50"].as_f64() > Some(0.0) && report[key]["max"].is_f64(), "{report}");
     }
+    if std::path::Path::new("/proc/self/schedstat").exists() {
+        for key in ["idle_wait_ms", "wait_ms"] {
+            assert!(report[key]["max"].as_f64() > Some(0.0), "threads wait for a processor: {report}");
+        }
+    }
     assert!(report["answered"].as_u64() > Some(0), "there was load: {report}");
 }
 

@@ -39,6 +39,8 @@ pub(super) struct Turns {
     tasks_per_look: u32,
     /// Seconds that may still be given to others who take long; below zero when they took more.
     credit: f64,
+    /// Whether others took long after the turn before this one.
+    took_long: bool,
 }
 
 impl Turns {
@@ -52,6 +54,7 @@ impl Turns {
             tasks: 0,
             tasks_per_look: 1,
             credit: GIVEN.as_secs_f64(),
+            took_long: false,
         }
     }
 
@@ -96,11 +99,19 @@ impl Turns {
     }
 
     /// How long the next turn is, when others took `others` after the one that is over.
+    ///
+    /// Who computes takes long each time it is let run. Once, it may have been a virtual machine's host, or an editor that
+    /// drew, and who wants the processor next may be answering a keystroke.
     fn next_length(&mut self, others: Duration) -> Duration {
         let (kept, given) = (f64::from(KEPT), GIVEN.as_secs_f64());
         self.credit = (self.credit + self.length.as_secs_f64() / kept).min(given);
-        if others >= BRIEF {
-            self.credit = (self.credit - others.as_secs_f64()).max(-given);
+        let took_long_before = std::mem::replace(&mut self.took_long, others >= BRIEF);
+        if !self.took_long {
+            return self.usual;
+        }
+        self.credit = (self.credit - others.as_secs_f64()).max(-given);
+        if !took_long_before {
+            return self.usual;
         }
         self.usual.max(Duration::from_secs_f64((-self.credit).max(0.0) * kept))
     }
@@ -237,8 +248,21 @@ mod tests {
     }
 
     #[test]
+    fn who_takes_long_but_not_twice_in_a_row_is_let_run_after_every_turn() {
+        let mut turns = turns();
+        for number in 0..1000 {
+            let others = if number % 2 == 0 { Duration::from_millis(5) } else { Duration::ZERO };
+            turns.length = turns.next_length(others);
+            assert_eq!(turns.length, TURN, "turn {number}");
+        }
+        turns.next_length(BRIEF);
+        assert_eq!(turns.next_length(BRIEF), GIVEN * KEPT, "what was taken before counts then");
+    }
+
+    #[test]
     fn a_process_that_was_stopped_for_an_hour_lets_others_run_soon() {
         let mut turns = turns();
+        assert_eq!(turns.next_length(Duration::from_secs(3600)), TURN);
         assert_eq!(turns.next_length(Duration::from_secs(3600)), GIVEN * KEPT);
     }
 

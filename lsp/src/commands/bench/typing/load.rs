@@ -26,6 +26,8 @@ const BUSY_DOCUMENTS: usize = 4;
 const BOUNDS: [f64; 11] = [0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, f64::INFINITY];
 /// Characters of the longest bar.
 const BAR: usize = 40;
+/// The row below an edit's time.
+const WAIT: &str = "  of it, wait for a processor";
 
 const BUSY_TEXT: &str = "def mean(values):\n    total = 0\n    for value in values:\n        total += value\n    \
                          return total / len(values)\n\n\ndef median(values):\n    ordered = sorted(values)\n    ";
@@ -37,8 +39,12 @@ pub(super) struct LoadReport {
     edits: usize,
     /// With nothing else going on.
     idle_edit_ms: Percentiles,
+    /// Of that, how long the server's thread waited for a processor. Without values where the system does not tell.
+    idle_wait_ms: Percentiles,
     /// While several documents ask for suggestions all the time.
     edit_ms: Percentiles,
+    /// Of that, as above.
+    wait_ms: Percentiles,
     /// Suggestions asked for, and requests of these answered with one or with none, during the edits under load.
     asked: usize,
     answered: usize,
@@ -71,10 +77,15 @@ impl LoadReport {
             self.model, self.edits
         );
         // Writing to a String cannot fail.
-        let _ = writeln!(text, "  {:<12}{:>9}{:>9}{:>9}{:>9}", "", "p50", "p95", "p99", "max");
-        for (name, of) in [("idle", &self.idle_edit_ms), ("under load", &self.edit_ms)] {
+        let _ = writeln!(text, "  {:<30}{:>9}{:>9}{:>9}{:>9}", "", "p50", "p95", "p99", "max");
+        for (name, of) in [
+            ("idle", &self.idle_edit_ms),
+            (WAIT, &self.idle_wait_ms),
+            ("under load", &self.edit_ms),
+            (WAIT, &self.wait_ms),
+        ] {
             let [p50, p95, p99, max] = [of.p50, of.p95, of.p99, of.max].map(show);
-            let _ = writeln!(text, "  {name:<12}{p50:>9}{p95:>9}{p99:>9}{max:>9}  ms");
+            let _ = writeln!(text, "  {name:<30}{p50:>9}{p95:>9}{p99:>9}{max:>9}  ms");
         }
         let _ = writeln!(
             text,
@@ -124,13 +135,15 @@ pub(super) async fn run(server: &Server, on_edit: impl Fn()) -> anyhow::Result<L
     Ok(LoadReport {
         model: server.model.clone(),
         edits: EDITS,
-        idle_edit_ms: Percentiles::of(&idle),
-        edit_ms: Percentiles::of(&busy),
+        idle_edit_ms: Percentiles::of(&idle.edits),
+        idle_wait_ms: Percentiles::of(&idle.waits),
+        edit_ms: Percentiles::of(&busy.edits),
+        wait_ms: Percentiles::of(&busy.waits),
         asked: counts.asked.load(Ordering::Relaxed),
         answered,
         reviews: counts.reviews.load(Ordering::Relaxed),
         cpu_share,
-        histogram: histogram(&idle, &busy),
+        histogram: histogram(&idle.edits, &busy.edits),
     })
 }
 
@@ -142,23 +155,33 @@ struct Counts {
     reviews: AtomicUsize,
 }
 
-/// Milliseconds that each edit of a new document took. The server takes messages in their order, so the
+/// Milliseconds of each edit.
+#[derive(Default)]
+struct Times {
+    edits: Vec<f64>,
+    /// In which the server's thread waited for a processor; empty where the system does not tell.
+    waits: Vec<f64>,
+}
+
+/// How long each edit of a new document took. The server takes messages in their order, so the
 /// answer to a request sent behind an edit shows that the edit was applied.
-async fn time_edits(server: &Server, file: &str, on_edit: &impl Fn()) -> anyhow::Result<Vec<f64>> {
+async fn time_edits(server: &Server, file: &str, on_edit: &impl Fn()) -> anyhow::Result<Times> {
     let (connection, uri) = (&server.connection, server.uri(file));
     open(connection, &uri, "").await?;
     let mut buffer = Buffer::new("", "");
-    let mut times = Vec::with_capacity(EDITS);
+    let mut times = Times::default();
     for number in 0..EDITS {
         let text = if number % 20 == 19 { "\n" } else { "x" };
         let change = buffer.insert(text);
+        let waited = server.processor_wait_ms();
         let sent = Instant::now();
         let document = json!({"uri": uri, "version": number + 2});
         let changed = json!({"textDocument": document, "contentChanges": [change.event]});
         connection.notify("textDocument/didChange", changed).await?;
         let answer = connection.ask("redstart/status", Value::Null).await?.answer().await;
         answer.result?;
-        times.push(answer.received.saturating_duration_since(sent).as_secs_f64() * 1e3);
+        times.edits.push(answer.received.saturating_duration_since(sent).as_secs_f64() * 1e3);
+        times.waits.extend(server.processor_wait_ms().zip(waited).map(|(now, then)| now - then));
         on_edit();
         tokio::time::sleep(PAUSE).await;
     }

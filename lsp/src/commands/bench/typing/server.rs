@@ -192,6 +192,14 @@ impl Server {
         Some((ticks()? + ticks()?) / USER_HZ)
     }
 
+    /// How long its first thread, which takes the messages, has waited for a processor since its start, in
+    /// milliseconds, where the system tells (Linux).
+    pub(super) fn processor_wait_ms(&self) -> Option<f64> {
+        let times = std::fs::read_to_string(format!("/proc/{}/schedstat", self.id)).ok()?;
+        // Nanoseconds on a processor, nanoseconds waiting for one, times that it got one.
+        Some(times.split(' ').nth(1)?.parse::<f64>().ok()? / 1e6)
+    }
+
     /// Ends it as an editor does.
     pub(super) async fn stop(mut self) -> anyhow::Result<()> {
         self.connection.request("shutdown", Value::Null).await?;
