@@ -4,6 +4,8 @@
 
 use std::f32::consts::LOG2_E;
 
+use crate::turns;
+
 /// Below this the result is zero: a little more than the least number that is stored in full.
 const LEAST: f32 = -87.0;
 
@@ -20,20 +22,27 @@ const LANES: usize = 16;
 /// `exp((logit - max) / temperature)` of each logit; none is above `max`.
 pub(crate) fn weights(logits: &[f32], max: f32, temperature: f32) -> Vec<f32> {
     let scale = temperature.recip();
-    logits.iter().map(|&logit| exp_of_negative((logit - max) * scale)).collect()
+    let mut weights = Vec::with_capacity(logits.len());
+    for (_, part) in turns::parts(logits) {
+        weights.extend(part.iter().map(|&logit| exp_of_negative((logit - max) * scale)));
+    }
+    weights
 }
 
 /// The sum of `exp(logit - max)`; no logit is above `max`.
 pub(crate) fn sum(logits: &[f32], max: f32) -> f64 {
-    let (chunks, rest) = logits.as_chunks::<LANES>();
     let mut sums = [0.0; LANES];
-    for chunk in chunks {
-        for (sum, &logit) in sums.iter_mut().zip(chunk) {
-            *sum += f64::from(exp_of_negative(logit - max));
+    let mut of_rest = 0.0;
+    for (_, part) in turns::parts(logits) {
+        let (chunks, rest) = part.as_chunks::<LANES>();
+        for chunk in chunks {
+            for (sum, &logit) in sums.iter_mut().zip(chunk) {
+                *sum += f64::from(exp_of_negative(logit - max));
+            }
         }
+        of_rest += rest.iter().map(|&logit| f64::from(exp_of_negative(logit - max))).sum::<f64>();
     }
-    let of_rest = rest.iter().map(|&logit| f64::from(exp_of_negative(logit - max)));
-    sums.into_iter().chain(of_rest).sum()
+    sums.into_iter().sum::<f64>() + of_rest
 }
 
 /// `e^x` of an `x` of zero or less, to within a few units of the last place. `x = n ln 2 + r` after Cody and Waite, with `r`

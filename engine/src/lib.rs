@@ -48,5 +48,6 @@ pub mod stop;
 pub mod synthetic;
 mod token_stream;
 pub mod tokenizer;
+pub mod turns;
 
 pub use sequence::SequenceId;

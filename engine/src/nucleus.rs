@@ -1,6 +1,8 @@
 //! Top-p: the likeliest tokens that have a given share of the probability together
 //! (Holtzman, Buys, Du, Forbes and Choi, "The Curious Case of Neural Text Degeneration", 2020).
 
+use crate::turns;
+
 /// A histogram's boxes for each halving of a weight, as a power of two.
 const BOXES_PER_HALVING: u32 = 6;
 
@@ -24,8 +26,10 @@ impl Nucleus {
     /// Only tokens of nearly the same weight are sorted: to sort a whole vocabulary takes milliseconds.
     pub(crate) fn new(logits: &[f32], weights: &[f32], wanted: f64) -> Self {
         let mut sums = vec![0.0; BOXES];
-        for &weight in weights {
-            sums[box_of(weight)] += f64::from(weight);
+        for (_, part) in turns::parts(weights) {
+            for &weight in part {
+                sums[box_of(weight)] += f64::from(weight);
+            }
         }
         let mut sum = 0.0;
         let reaches = |&of_box: &f64| {
@@ -36,8 +40,11 @@ impl Nucleus {
             is_last
         };
         let Some(last) = sums.iter().position(reaches) else { return Self { last: None } };
-        let in_last = (0..).zip(weights).filter(|&(_, &weight)| box_of(weight) == last);
-        let mut ids: Vec<u32> = in_last.map(|(id, _)| id).collect();
+        let mut ids: Vec<u32> = Vec::new();
+        for (first, part) in turns::parts(weights) {
+            let in_last = (first as u32..).zip(part).filter(|&(_, &weight)| box_of(weight) == last);
+            ids.extend(in_last.map(|(id, _)| id));
+        }
         ids.sort_unstable_by(|&a, &b| {
             logits[b as usize].partial_cmp(&logits[a as usize]).expect("no logit is NaN").then(a.cmp(&b))
         });

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::exponentials;
 use crate::nucleus::Nucleus;
 use crate::request::SamplingParams;
+use crate::turns;
 
 /// As many tokens as a request wants reported, and some.
 const FEW: usize = 32;
@@ -70,7 +71,10 @@ impl Draw {
         argmax(logits)?;
         let is_allowed = |id: usize| allowed[id / 32] >> (id % 32) & 1 == 1;
         let keep = |(id, &logit): (usize, &f32)| if is_allowed(id) { logit } else { f32::NEG_INFINITY };
-        let masked: Vec<f32> = logits.iter().enumerate().map(keep).collect();
+        let mut masked = Vec::with_capacity(logits.len());
+        for (first, part) in turns::parts(logits) {
+            masked.extend((first..).zip(part).map(keep));
+        }
         self.choose_among_all(&masked)
     }
 
@@ -89,7 +93,9 @@ impl Draw {
             draw(|| kept.iter().copied(), random)
         } else {
             let weights = exponentials::weights(logits, max, self.temperature);
-            let all = || (0..).zip(weights.iter().copied());
+            let all = || {
+                turns::parts(&weights).flat_map(|(first, part)| (first as u32..).zip(part.iter().copied()))
+            };
             if top_p >= 1.0 {
                 draw(all, random)
             } else {
@@ -221,7 +227,7 @@ fn few_likeliest(logits: &[f32], count: usize) -> Vec<u32> {
 }
 
 fn total(weights: &[f32]) -> f64 {
-    weights.iter().map(|&weight| f64::from(weight)).sum()
+    turns::parts(weights).flat_map(|(_, part)| part).map(|&weight| f64::from(weight)).sum()
 }
 
 /// Draws by cumulated weight, with a number in `0..1`. `None` when rounding left it past the end.

@@ -34,6 +34,7 @@ use crate::step_output::{Row, StepOutput};
 use crate::step_plan::{BLOCK_SIZE, BlockId, Carried, PlannedSequence, StepPlan, Wanted};
 use crate::token_stream::TokenStream;
 use crate::tokenizer::Tokenizer;
+use crate::turns;
 
 /// Rows that a warm-up step computes at most. Two blocks: as such a step runs on half of the threads, it is
 /// what a keystroke that comes during one waits for.
@@ -716,6 +717,7 @@ fn beginnings(beginning: &[u8], tokenizer: &Tokenizer, vocab_size: usize) -> Arc
         !bytes.is_empty() && (bytes.starts_with(beginning) || beginning.starts_with(bytes))
     };
     let word = |first: usize| {
+        turns::end_if_over();
         let ids = first..vocab_size.min(first + 32);
         ids.filter(|&id| agrees(id)).fold(0, |word, id| word | 1 << (id - first))
     };

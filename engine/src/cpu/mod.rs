@@ -15,7 +15,6 @@ mod linear;
 mod lines;
 mod qk_norm;
 mod rotary;
-pub mod scheduling;
 pub mod threads;
 mod vocabulary;
 mod weights;

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use super::cores;
 pub use super::cores::default_threads;
-use super::scheduling::{self, Turns};
+use crate::turns;
 
 /// How long a worker spins for the next region before it parks, unless told otherwise: more than a step computes
 /// between two regions. When the machine is busy the caller may wait for the processor that is spun on,
@@ -56,7 +56,7 @@ pub struct PoolOptions {
 impl PoolOptions {
     /// `threads` threads that go where the system puts them.
     pub fn new(threads: usize) -> Self {
-        Self { threads, pin: false, spin: SPIN, turn: scheduling::TURN }
+        Self { threads, pin: false, spin: SPIN, turn: turns::TURN }
     }
 }
 
@@ -70,8 +70,8 @@ pub struct ThreadPool {
     places: Option<Vec<usize>>,
     /// The thread that was last adopted.
     caller: Option<ThreadId>,
-    /// The caller's.
-    turns: Turns,
+    /// How long each thread's turns are.
+    turn: Duration,
 }
 
 struct Shared {
@@ -146,15 +146,15 @@ impl ThreadPool {
             patience: turns_in(PATIENCE),
         });
         let places = if options.pin { cores::placement(threads) } else { None };
-        let turns = Turns::new(options.turn);
-        let mut pool = Self { shared, workers: Vec::new(), limit: threads, places, caller: None, turns };
+        let turn = options.turn;
+        let mut pool = Self { shared, workers: Vec::new(), limit: threads, places, caller: None, turn };
         for thread in 1..threads {
             let shared = Arc::clone(&pool.shared);
             let place = pool.places.as_ref().map(|places| places[thread]);
             let worker =
                 std::thread::Builder::new().name(format!("redstart-cpu-{thread}")).spawn(move || {
-                    settle(place);
-                    shared.work(thread, Turns::new(options.turn));
+                    settle(place, turn);
+                    shared.work(thread);
                 })?;
             pool.workers.push(worker);
         }
@@ -172,7 +172,7 @@ impl ThreadPool {
         let caller = Some(std::thread::current().id());
         if self.caller != caller {
             self.caller = caller;
-            settle(self.places.as_ref().map(|places| places[0]));
+            settle(self.places.as_ref().map(|places| places[0]), self.turn);
         }
     }
 
@@ -189,11 +189,11 @@ impl ThreadPool {
     /// When a task panicked, after all threads have left the region. When there are 2^31 tasks or more.
     pub fn run(&mut self, tasks: usize, task: impl Fn(usize, usize) + Sync) {
         let threads = self.limit.min(tasks);
-        self.turns.begin_region();
+        turns::begin_region();
         if threads <= 1 {
             for i in 0..tasks {
                 task(i, 0);
-                self.turns.take();
+                turns::end_if_over();
             }
             return;
         }
@@ -212,7 +212,7 @@ impl ThreadPool {
         shared.gate.0.store(OPEN | (threads as u64) << THREADS, Ordering::Release);
         self.publish(threads);
         let mut let_others_run = || {
-            self.turns.take();
+            turns::end_if_over();
             true
         };
         let outcome =
@@ -226,7 +226,7 @@ impl ThreadPool {
                 // The last worker may have lost its processor, perhaps to this very thread.
                 std::thread::yield_now();
             } else {
-                self.turns.take();
+                turns::end_if_over();
             }
         }
         if let Err(panic) = outcome {
@@ -248,11 +248,12 @@ impl ThreadPool {
 }
 
 /// Makes the calling thread a thread of a pool, on the processor that it is given.
-fn settle(place: Option<usize>) {
+fn settle(place: Option<usize>, turn: Duration) {
     if let Some(place) = place {
         cores::keep_on(&[place]);
     }
-    scheduling::give_way();
+    turns::give_way();
+    turns::set_length(turn);
 }
 
 /// First task of `thread`, when `tasks` are divided evenly.
@@ -273,7 +274,7 @@ impl Drop for ThreadPool {
 }
 
 impl Shared {
-    fn work(&self, thread: usize, mut turns: Turns) {
+    fn work(&self, thread: usize) {
         let mut seen = 0;
         loop {
             seen = self.wait(seen, thread);
@@ -281,23 +282,23 @@ impl Shared {
                 return;
             }
             // Out of the region while others run, so that nobody waits for this thread.
-            while self.take_part(thread, &mut turns).is_some_and(|is_done| !is_done) {
-                turns.end();
+            while self.take_part(thread).is_some_and(|is_done| !is_done) {
+                turns::end();
             }
         }
     }
 
     /// Takes part in the current region until nothing is left to take, or the thread's turn is over; returns which
     /// of the two, or `None` when the region cannot be entered.
-    fn take_part(&self, thread: usize, turns: &mut Turns) -> Option<bool> {
+    fn take_part(&self, thread: usize) -> Option<bool> {
         let threads = self.enter(thread)?;
-        turns.begin_region();
+        turns::begin_region();
         let mut is_done = true;
         // SAFETY: inside the gate the task stays as it was published.
         if let Some(task) = unsafe { *self.current.0.task.get() } {
             // SAFETY: the pointer is valid as long as this worker is inside the gate; see `run`.
             let task = unsafe { &*task };
-            let take = || self.take_tasks(task, threads, thread, &mut || !turns.is_over());
+            let take = || self.take_tasks(task, threads, thread, &mut || !turns::is_over());
             match catch_unwind(AssertUnwindSafe(take)) {
                 Ok(none_left) => is_done = none_left,
                 Err(_) => self.panicked.store(true, Ordering::Relaxed),
@@ -435,15 +436,22 @@ mod tests {
 
     #[test]
     fn every_task_runs_once_where_each_thread_lets_others_run_all_the_time() {
-        let mut pool =
-            ThreadPool::with_options(PoolOptions { turn: Duration::ZERO, ..PoolOptions::new(3) }).unwrap();
-        for tasks in [2, 30, 1000, 1000, 1000] {
-            let counts: Vec<AtomicUsize> = (0..tasks).map(|_| AtomicUsize::new(0)).collect();
-            pool.run(tasks, |i, _| {
-                counts[i].fetch_add(1, Ordering::Relaxed);
-            });
-            assert!(counts.iter().all(|count| count.load(Ordering::Relaxed) == 1));
-        }
+        let options = PoolOptions { turn: Duration::ZERO, ..PoolOptions::new(3) };
+        let mut pool = ThreadPool::with_options(options).unwrap();
+        let mut check = || {
+            pool.adopt_caller();
+            for tasks in [2, 30, 1000, 1000, 1000] {
+                let counts: Vec<AtomicUsize> = (0..tasks).map(|_| AtomicUsize::new(0)).collect();
+                pool.run(tasks, |i, _| {
+                    counts[i].fetch_add(1, Ordering::Relaxed);
+                    // Within a task, too.
+                    turns::end_if_over();
+                });
+                assert!(counts.iter().all(|count| count.load(Ordering::Relaxed) == 1));
+            }
+        };
+        // On a thread of its own, which stays adopted.
+        std::thread::scope(|scope| scope.spawn(&mut check).join().unwrap());
     }
 
     #[test]

@@ -15,8 +15,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use redstart_engine::cpu::scheduling::give_way;
 use redstart_engine::engine::{EngineOptions, KvCacheSize};
+use redstart_engine::turns::give_way;
 use tracing_subscriber::EnvFilter;
 
 use crate::model::{BackendChoice, GpuOptions, HeadType, KvCacheType, ModelSource, RunOptions, WeightType};

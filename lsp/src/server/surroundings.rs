@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use redstart_context::{
     Chunk, ContextIndex, ContextOptions, Diagnostic, IndexOptions, Query, Reason, Severity,
 };
-use redstart_engine::cpu::scheduling::give_way;
+use redstart_engine::turns::give_way;
 use redstart_plugins::prompt::Snippet;
 use ropey::Rope;
 use tower_lsp::gen_lsp_types::{self as lsp, DiagnosticSeverity};

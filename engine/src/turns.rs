@@ -1,10 +1,14 @@
 //! How the system divides processors between threads that compute and all others.
+//!
+//! A thread that computes takes turns with others: every now and then it asks whether its turn is over
+//! ([`end_if_over`]), more often than a turn is long, in tasks that take longer as well.
 
+use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
 /// How long a thread computes before it lets others run, unless told otherwise; to ask takes less than a hundredth of it.
-/// Others wait longer behind a long task, and after others took long.
-pub(super) const TURN: Duration = Duration::from_micros(100);
+/// Others wait longer after others took long.
+pub(crate) const TURN: Duration = Duration::from_micros(100);
 
 /// Others are done sooner when they answer a keystroke. Who takes longer computes as well, or draws.
 const BRIEF: Duration = Duration::from_millis(2);
@@ -19,8 +23,49 @@ const KEPT: u32 = 20;
 /// The clock is looked at so often in a turn.
 const LOOKS_PER_TURN: u32 = 8;
 
-/// Tasks between two looks at the most. To look takes about as long as the shortest of them.
-const TASKS_PER_LOOK: u32 = 8;
+/// Questions between two looks at the most. To look takes about as long as the shortest task between two questions.
+const QUESTIONS_PER_LOOK: u32 = 8;
+
+/// Values of a vocabulary between two questions: some 10 to 50 microseconds.
+const PART: usize = 8192;
+
+thread_local! {
+    static OWN: RefCell<Turns> = RefCell::new(Turns::new(TURN));
+}
+
+/// `values` in order, a few thousand at a time with the place of the first; in between others are let run when it is time.
+pub(crate) fn parts<T>(values: &[T]) -> impl Iterator<Item = (usize, &[T])> {
+    (0..).step_by(PART).zip(values.chunks(PART)).inspect(|_| end_if_over())
+}
+
+/// Makes the calling thread's turns so long.
+pub(crate) fn set_length(turn: Duration) {
+    OWN.replace(Turns::new(turn));
+}
+
+/// Says that the calling thread will ask more seldom, or more often, than before.
+pub(crate) fn begin_region() {
+    OWN.with_borrow_mut(Turns::begin_region);
+}
+
+/// Whether it is time for the calling thread to let others run.
+pub(crate) fn is_over() -> bool {
+    OWN.with_borrow_mut(Turns::is_over)
+}
+
+/// Lets others run on the calling thread's processor.
+pub(crate) fn end() {
+    OWN.with_borrow_mut(Turns::end);
+}
+
+/// Lets others run, if it is time.
+pub(crate) fn end_if_over() {
+    OWN.with_borrow_mut(|turns| {
+        if turns.is_over() {
+            turns.end();
+        }
+    });
+}
 
 /// When a thread that computes lets others run.
 ///
@@ -28,15 +73,15 @@ const TASKS_PER_LOOK: u32 = 8;
 /// when they answer each other. Then a thread that computes keeps the processor until the clock ticks
 /// (Linux: 1 to 10 ms), unless it asks.
 #[derive(Debug)]
-pub(super) struct Turns {
+struct Turns {
     /// How long a turn mostly is, and how long the one under way.
     usual: Duration,
     length: Duration,
     end: Instant,
-    /// When the clock was looked at, the tasks since, and after how many it is again.
+    /// When the clock was looked at, the questions since, and after how many it is again.
     looked: Instant,
-    tasks: u32,
-    tasks_per_look: u32,
+    questions: u32,
+    questions_per_look: u32,
     /// Seconds that may still be given to others who take long; below zero when they took more.
     credit: f64,
     /// Whether others took long after the turn before this one.
@@ -44,53 +89,43 @@ pub(super) struct Turns {
 }
 
 impl Turns {
-    pub(super) fn new(turn: Duration) -> Self {
+    fn new(turn: Duration) -> Self {
         let now = Instant::now();
         Self {
             usual: turn,
             length: turn,
             end: now + turn,
             looked: now,
-            tasks: 0,
-            tasks_per_look: 1,
+            questions: 0,
+            questions_per_look: 1,
             credit: GIVEN.as_secs_f64(),
             took_long: false,
         }
     }
 
-    /// Says that the tasks from now on may be longer than those before.
-    pub(super) fn begin_region(&mut self) {
-        self.tasks_per_look = 1;
+    fn begin_region(&mut self) {
+        self.questions_per_look = 1;
     }
 
-    /// Whether it is time to let others run, after one more task.
-    pub(super) fn is_over(&mut self) -> bool {
-        self.tasks += 1;
-        if self.tasks < self.tasks_per_look {
+    fn is_over(&mut self) -> bool {
+        self.questions += 1;
+        if self.questions < self.questions_per_look {
             return false;
         }
         let now = Instant::now();
-        self.tasks_per_look = self.tasks_until_next_look(now - self.looked);
-        (self.looked, self.tasks) = (now, 0);
+        self.questions_per_look = self.questions_until_next_look(now - self.looked);
+        (self.looked, self.questions) = (now, 0);
         now >= self.end
     }
 
     /// As many as fit between two looks, when the last ones took `time`.
-    fn tasks_until_next_look(&self, time: Duration) -> u32 {
-        let wanted = (self.usual / LOOKS_PER_TURN).as_nanos() * u128::from(self.tasks);
-        let tasks = wanted.checked_div(time.as_nanos()).unwrap_or(u128::MAX);
-        tasks.clamp(1, u128::from(TASKS_PER_LOOK)) as u32
+    fn questions_until_next_look(&self, time: Duration) -> u32 {
+        let wanted = (self.usual / LOOKS_PER_TURN).as_nanos() * u128::from(self.questions);
+        let questions = wanted.checked_div(time.as_nanos()).unwrap_or(u128::MAX);
+        questions.clamp(1, u128::from(QUESTIONS_PER_LOOK)) as u32
     }
 
-    /// Lets others run, if it is time after one more task.
-    pub(super) fn take(&mut self) {
-        if self.is_over() {
-            self.end();
-        }
-    }
-
-    /// Lets others run.
-    pub(super) fn end(&mut self) {
+    fn end(&mut self) {
         let before = Instant::now();
         std::thread::yield_now();
         let now = Instant::now();
@@ -267,10 +302,10 @@ mod tests {
     }
 
     #[test]
-    fn the_clock_is_looked_at_as_often_as_tasks_are_long() {
+    fn the_clock_is_looked_at_as_often_as_questions_are_rare() {
         let mut turns = turns();
-        turns.tasks = 4;
-        let after = |microseconds| turns.tasks_until_next_look(Duration::from_micros(microseconds));
+        turns.questions = 4;
+        let after = |microseconds| turns.questions_until_next_look(Duration::from_micros(microseconds));
         // 25 microseconds should lie between two looks.
         assert_eq!([0, 1, 20, 50, 100, 5000].map(after), [8, 8, 5, 2, 1, 1]);
     }
