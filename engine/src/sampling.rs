@@ -137,7 +137,10 @@ pub fn argmax(logits: &[f32]) -> Result<u32, SamplingError> {
         let (id, logit) = invalid.expect("one of them is invalid");
         return Err(SamplingError::InvalidLogit { id, value: logit.to_string() });
     }
-    match logits.iter().position(|&logit| logit == largest) {
+    let find = |(first, part): (usize, &[f32])| {
+        part.iter().position(|&logit| logit == largest).map(|place| first + place)
+    };
+    match turns::parts(logits).find_map(find) {
         Some(id) if largest > f32::NEG_INFINITY => Ok(id as u32),
         _ => Err(SamplingError::NothingPossible),
     }
@@ -149,16 +152,20 @@ fn largest(logits: &[f32]) -> (f32, bool) {
     const LANES: usize = 16;
     let mut largest = [f32::NEG_INFINITY; LANES];
     let mut all_valid = true;
-    let (chunks, rest) = logits.as_chunks::<LANES>();
-    for chunk in chunks {
-        for (largest, &logit) in largest.iter_mut().zip(chunk) {
-            // False for NaN, too.
-            all_valid &= logit < f32::INFINITY;
-            *largest = if logit > *largest { logit } else { *largest };
+    let mut largest_of_rest = f32::NEG_INFINITY;
+    for (_, part) in turns::parts(logits) {
+        let (chunks, rest) = part.as_chunks::<LANES>();
+        for chunk in chunks {
+            for (largest, &logit) in largest.iter_mut().zip(chunk) {
+                // False for NaN, too.
+                all_valid &= logit < f32::INFINITY;
+                *largest = if logit > *largest { logit } else { *largest };
+            }
         }
+        all_valid &= rest.iter().all(|&logit| logit < f32::INFINITY);
+        largest_of_rest = rest.iter().copied().fold(largest_of_rest, f32::max);
     }
-    all_valid &= rest.iter().all(|&logit| logit < f32::INFINITY);
-    (largest.iter().chain(rest).copied().fold(f32::NEG_INFINITY, f32::max), all_valid)
+    (largest.into_iter().fold(largest_of_rest, f32::max), all_valid)
 }
 
 /// The `count` likeliest tokens with their natural log-probabilities, best first.

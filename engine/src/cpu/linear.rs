@@ -17,8 +17,8 @@ const ROWS_PER_SMALL_PASS: usize = 12;
 /// The same for what is new of a prompt that is mostly cached.
 const ROWS_PER_TAIL_PASS: usize = 24;
 
-/// Products of int8 digits between two questions whether others should run: some 0.1 ms with AVX2.
-const PRODUCTS_AT_ONCE: usize = 1 << 22;
+/// Products of int8 digits between two questions whether others should run: 50 to 100 microseconds with AVX2.
+const PRODUCTS_AT_ONCE: usize = 1 << 21;
 
 /// Widest group of a quantized layer.
 const LARGEST_GROUP: usize = 128;
@@ -302,6 +302,9 @@ impl Gated<'_> {
         let mut results = results.each_mut().map(|results| &mut results[..rows.len()]);
         let mut activated = [[0.0; LARGEST_GROUP]; ROWS];
         for (i, tile) in (columns.start / PAIR..columns.end.div_ceil(PAIR)).enumerate() {
+            if i > 0 {
+                turns::end_if_over();
+            }
             self.dot(tile, rows.start, &mut results);
             for (t, to) in activated[..rows.len()].iter_mut().enumerate() {
                 let [gate, up] = self.gate_and_up([&results[0][t], &results[1][t]]);
@@ -406,8 +409,10 @@ fn quant_dot(
     let products_per_block = block_rows * rows.digits.count() * rows.width * PAIR;
     let at_once = (PRODUCTS_AT_ONCE / products_per_block).max(1) * block_rows;
     for (part, results) in results.chunks_mut(at_once).enumerate() {
+        if part > 0 {
+            turns::end_if_over();
+        }
         kernels.quant_dot(tile, rows, first_row + part * at_once, results);
-        turns::end_if_over();
     }
 }
 
@@ -420,8 +425,10 @@ fn int4_dot_f32(
     results: &mut [[f32; PAIR]],
 ) {
     for (part, results) in results.chunks_mut(ROWS_PER_SMALL_PASS).enumerate() {
+        if part > 0 {
+            turns::end_if_over();
+        }
         kernels.int4_dot_f32(tile, rows, first_row + part * ROWS_PER_SMALL_PASS, results);
-        turns::end_if_over();
     }
 }
 
@@ -444,11 +451,13 @@ fn dot(
         (Matrix::Dense(matrix), _) => {
             for half in 0..(matrix.tiles() - 2 * tile).min(2) {
                 for (chunk, results) in results.chunks_mut(ROWS_PER_SMALL_PASS).enumerate() {
+                    if chunk > 0 {
+                        turns::end_if_over();
+                    }
                     let first_row = first_row + chunk * ROWS_PER_SMALL_PASS;
                     let mut halves = [[0.0; TILE]; ROWS_PER_SMALL_PASS];
                     let halves = &mut halves[..results.len()];
                     kernels.dense_dot(&matrix.tile(2 * tile + half), &input.floats(), first_row, halves);
-                    turns::end_if_over();
                     for (result, from) in results.iter_mut().zip(halves) {
                         result[half * TILE..][..TILE].copy_from_slice(from);
                     }
