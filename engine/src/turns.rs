@@ -26,7 +26,7 @@ const LOOKS_PER_TURN: u32 = 8;
 /// Questions between two looks at the most. To look takes about as long as the shortest task between two questions.
 const QUESTIONS_PER_LOOK: u32 = 8;
 
-/// Values of a vocabulary between two questions: some 10 to 50 microseconds.
+/// Values between two questions where there are many, such as a vocabulary's: some 10 to 50 microseconds.
 const PART: usize = 8192;
 
 thread_local! {
@@ -36,6 +36,17 @@ thread_local! {
 /// `values` in order, a few thousand at a time with the place of the first; in between others are let run when it is time.
 pub(crate) fn parts<T>(values: &[T]) -> impl Iterator<Item = (usize, &[T])> {
     (0..).step_by(PART).zip(values.chunks(PART)).inspect(|_| end_if_over())
+}
+
+/// Makes `values` so long with copies of `value`, as [`Vec::resize`] does. In between others are let run when it is time: memory that
+/// nobody has used yet comes from the system page by page, some milliseconds for a first step's.
+pub(crate) fn resize<T: Clone>(values: &mut Vec<T>, len: usize, value: &T) {
+    values.truncate(len);
+    values.reserve(len - values.len());
+    while values.len() < len {
+        values.resize(len.min(values.len() + PART), value.clone());
+        end_if_over();
+    }
 }
 
 /// Makes the calling thread's turns so long.
@@ -241,6 +252,18 @@ mod tests {
 
     fn turns() -> Turns {
         Turns::new(TURN)
+    }
+
+    #[test]
+    fn a_vector_is_resized_as_by_its_own_method() {
+        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+        for (value, len) in
+            [0, 1, PART, PART + 1, 3 * PART, 2 * PART - 1, 5, 5 * PART + 7].into_iter().enumerate()
+        {
+            resize(&mut ours, len, &value);
+            theirs.resize(len, value);
+            assert_eq!(ours, theirs);
+        }
     }
 
     #[test]

@@ -96,13 +96,13 @@ impl Activations {
 
     fn resize(&mut self, rows: usize, digits: Digits) {
         self.rows = rows;
-        self.values.resize(rows * self.width, 0.0);
+        turns::resize(&mut self.values, rows * self.width, &0.0);
         if let Some(quantized) = &mut self.quantized {
             let groups = self.width / quantized.group_size;
             quantized.digits = digits;
-            quantized.values.resize(rows * self.width * digits.count(), 0);
-            quantized.scales.resize(rows * groups, 0.0);
-            quantized.sums.resize(rows * groups * digits.count(), 0);
+            turns::resize(&mut quantized.values, rows * self.width * digits.count(), &0);
+            turns::resize(&mut quantized.scales, rows * groups, &0.0);
+            turns::resize(&mut quantized.sums, rows * groups * digits.count(), &0);
         }
     }
 

@@ -39,6 +39,7 @@ use crate::config::ModelConfig;
 use crate::plan_check::{Limits, check_plan};
 use crate::step_output::StepOutput;
 use crate::step_plan::StepPlan;
+use crate::turns;
 
 /// How a [`CpuBackend`] computes.
 #[derive(Clone, Copy, Debug, Default)]
@@ -196,7 +197,7 @@ impl CpuBackend {
 
     fn embed(&mut self, plan: &StepPlan) {
         let width = self.config.hidden_size;
-        self.buffers.hidden.resize(plan.num_rows() * width, 0.0);
+        turns::resize(&mut self.buffers.hidden, plan.num_rows() * width, &0.0);
         let (hidden, embedding) = (Disjoint::new(&mut self.buffers.hidden), &self.model.embedding);
         self.pool.run(plan.num_rows(), |row, _| {
             // SAFETY: each task takes its own row.
@@ -220,13 +221,13 @@ impl CpuBackend {
 
         let (q_width, kv_width) = (config.q_width(), config.kv_width());
         let width = q_width + 2 * kv_width;
-        buffers.qkv.resize(rows * width, 0.0);
+        turns::resize(&mut buffers.qkv, rows * width, &0.0);
         linear::run(kernels, pool, &layer.qkv, &buffers.normed, &mut buffers.qkv, Write::Store);
         if let Some(norm) = &layer.qk_norm {
             norm.run(pool, rows, config, &mut buffers.qkv);
         }
 
-        buffers.attended.resize(rows * q_width, 0.0);
+        turns::resize(&mut buffers.attended, rows * q_width, &0.0);
         self.attention.append(pool, plan, cache, index, &buffers.qkv);
         self.attention.run(pool, plan, cache, index, &buffers.qkv, &mut buffers.attended);
         let attended = &buffers.attended;
@@ -278,7 +279,7 @@ impl CpuBackend {
                 to,
             );
         });
-        logits.resize(rows * config.vocab_size, 0.0);
+        turns::resize(logits, rows * config.vocab_size, &0.0);
         let input = &buffers.head_input;
         match &model.head {
             Head::Linear(layer) => {

@@ -35,6 +35,7 @@ use super::rotary::Rotary;
 use super::threads::ThreadPool;
 use crate::config::ModelConfig;
 use crate::step_plan::{BLOCK_SIZE, StepPlan};
+use crate::turns;
 
 /// Positions of one part.
 const CHUNK: usize = 256;
@@ -208,8 +209,8 @@ impl Attention {
                 self.cuts.extend((0..unit.chunks).map(|chunk| (u, chunk)));
                 self.chunks_left.extend((0..heads).map(|_| AtomicUsize::new(unit.chunks)));
             }
-            self.parts.sums.resize(part_elements, 0.0);
-            self.parts.states.resize(parts, SoftmaxState::EMPTY);
+            turns::resize(&mut self.parts.sums, part_elements, &0.0);
+            turns::resize(&mut self.parts.states, parts, &SoftmaxState::EMPTY);
         }
     }
 
@@ -253,6 +254,7 @@ impl Attention {
         let Entry { key, key_bits, value_bits, key_digits, value_digits } = entry;
         for sequence in &plan.sequences {
             for row in sequence.rows.clone() {
+                turns::end_if_over();
                 let from = &qkv[row * self.shape.qkv_width()..][..self.shape.qkv_width()];
                 let (cos, sin) = self.rotary.angles(row);
                 self.kernels.rotate(&from[key_column..][..head_dim], cos, sin, 1.0, key);
