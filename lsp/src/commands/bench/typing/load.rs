@@ -121,6 +121,10 @@ pub(super) async fn run(server: &Server, on_edit: impl Fn()) -> anyhow::Result<L
     }
     // Whoever opens several documents at once waits for that, and for the first prompts; here the load is what counts.
     while counts.asked.load(Ordering::Relaxed) < BUSY_DOCUMENTS {
+        // Until it is told to stop the load ends with an error only, and then would never be full.
+        if let Some(ended) = load.try_join_next() {
+            ended??;
+        }
         tokio::time::sleep(PAUSE).await;
     }
     server.connection.request("redstart/status", Value::Null).await?;
