@@ -1,5 +1,7 @@
 //! Rotary position embedding, half-split as in Hugging Face: element `i` turns with `i + head_dim / 2`.
 
+use crate::turns;
+
 /// Cosines and sines of a step's rows, shared by all heads and layers.
 pub(super) struct Rotary {
     /// Turn per position of each pair, `[head_dim / 2]`.
@@ -16,7 +18,8 @@ impl Rotary {
         Self { frequencies, cosines: Vec::new(), sines: Vec::new() }
     }
 
-    /// Prepares the angles of a step's rows.
+    /// Prepares the angles of a step's rows. In between others are let run when it is time: those of a long prompt's step take half a
+    /// millisecond.
     pub(super) fn prepare(&mut self, positions: &[u32]) {
         self.cosines.clear();
         self.sines.clear();
@@ -26,6 +29,7 @@ impl Rotary {
                 self.cosines.push(cos as f32);
                 self.sines.push(sin as f32);
             }
+            turns::end_if_over();
         }
     }
 
